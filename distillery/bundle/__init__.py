@@ -1,0 +1,1 @@
+"""The product: `distilled.safetensors` and the folder around it."""

@@ -1,0 +1,1 @@
+"""Networks: diffusion transformers, autoencoders, diffusion maths, classifiers, features."""

@@ -1,0 +1,1 @@
+"""Fine-tuning: DiffFit adapters, minimax memories and losses, the loop; pretraining of small bases."""

@@ -1,0 +1,1 @@
+"""The pipeline: stages with files, sampling and guidance, controls, estimates."""

@@ -1,0 +1,1 @@
+"""Group robustness: CVaR over clusters, proxies, scoring, selection, matching, refinement."""
