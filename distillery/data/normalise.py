@@ -1,0 +1,53 @@
+"""Raw pixels to what networks read: per-channel mean and standard deviation of the train split.
+
+Raw images are uint8 (N, C, H, W) in [0, 255]; normalised ones are float32.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """Mean and standard deviation per channel, in units of [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std as (1, C, 1, 1) tensors on the device of `like`."""
+        shape = (1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=like.device).reshape(shape)
+        return mean, torch.tensor(self.std, dtype=torch.float32, device=like.device).reshape(shape)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return raw uint8 images as normalised float32."""
+        mean, std = self._columns(images)
+        return (images.float() / 255 - mean) / std
+
+    def to_raw(self, images: Tensor) -> Tensor:
+        """Return normalised float images as raw uint8, rounded and clamped to [0, 255]."""
+        mean, std = self._columns(images)
+        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def clamp(self, images: Tensor) -> Tensor:
+        """Return normalised images clamped to what raw pixels can hold."""
+        mean, std = self._columns(images)
+        return torch.minimum(torch.maximum(images, -mean / std), (1 - mean) / std)
+
+    def background(self) -> Tensor:
+        """Return the normalised value of a mid-dark border: raw zero, (C,)."""
+        return torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)])
+
+
+def measure_normalisation(images: np.ndarray) -> Normalisation:
+    """Return mean and std per channel of raw images (N, C, H, W), at most 20,000 of them."""
+    sample = images[:: max(1, len(images) // 20_000)]
+    # Sums over uint8 in float64 need no float copy of the whole set
+    mean = sample.mean(axis=(0, 2, 3), dtype=np.float64) / 255
+    square = np.square(sample, dtype=np.float32).mean(axis=(0, 2, 3), dtype=np.float64) / 255**2
+    std = np.sqrt(np.maximum(square - mean**2, 1e-6))
+    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))

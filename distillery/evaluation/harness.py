@@ -1,0 +1,146 @@
+"""The one place where image sets are compared: same student, same seeds, same test images.
+
+It knows named sets only, ours and the controls alike; where they come from is the caller's affair.
+Every figure is the last step's, of one student; a set's row has mean and spread over its seeds.
+Shapes: N images, T test images, K classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillery.data.corruptions import standard_corruptions
+from distillery.data.normalise import Normalisation
+from distillery.evaluation.config import StudentConfig
+from distillery.evaluation.groups import cluster_min, group_accuracies, test_groups
+from distillery.evaluation.training import (
+    cross_entropy_objective,
+    predict_logits,
+    soft_label_objective,
+    train_classifier,
+)
+from distillery.models.classifiers import build_classifier
+from distillery.seeds import derive_seed
+
+SHIFTS = ("noise", "blur", "invert")
+"""Corruptions of the test images that a row reports."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """A training set to be judged."""
+
+    images: np.ndarray
+    """Raw uint8, (N, C, H, W)."""
+    labels: np.ndarray
+    """int64 (N,)."""
+    teacher_logits: np.ndarray | None = None
+    """Soft labels (N, K); a set that has them is judged by the soft-label protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class TestBench:
+    """The test split, its corrupted versions and its groups, ready for many students."""
+
+    __test__ = False  # not a test, whatever pytest makes of its name
+
+    labels: np.ndarray
+    groups: np.ndarray
+    num_groups: int
+    num_classes: int
+    normalisation: Normalisation
+    views: dict[str, Tensor] = field(repr=False)
+    """Normalised test images: `clean` and each of `SHIFTS`."""
+
+
+def build_bench(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    normalisation: Normalisation,
+    num_classes: int,
+    num_groups: int,
+    shifts: bool = True,
+) -> TestBench:
+    """Return the bench for raw test images (T, C, H, W) and labels (T,)."""
+    raw = {"clean": images} | (standard_corruptions(images) if shifts else {})
+    views = {name: normalisation.normalise(torch.from_numpy(view)) for name, view in raw.items()}
+    groups = test_groups(images, num_groups=num_groups)
+    return TestBench(labels, groups, num_groups, num_classes, normalisation, views)
+
+
+def judge(image_set: ImageSet, bench: TestBench, config: StudentConfig, *, seed: int) -> dict:
+    """Train one student on a set and return its figures on the bench, all shares in [0, 1].
+
+    Returns:
+        `accuracy`, `cluster_min` (None without enough data), `per_class` and `groups`, and the
+        accuracy under each shift.
+    """
+    images = bench.normalisation.normalise(torch.from_numpy(image_set.images))
+    labels = torch.from_numpy(image_set.labels)
+    network = build_classifier(
+        config.network,
+        channels=images.shape[1],
+        image_size=images.shape[-1],
+        num_classes=bench.num_classes,
+        seed=derive_seed(seed, "student-init"),
+    )
+    if image_set.teacher_logits is None:
+        objective = cross_entropy_objective(labels)
+    else:
+        objective = soft_label_objective(torch.from_numpy(image_set.teacher_logits), labels)
+    background = bench.normalisation.background()
+    train_classifier(network, images, objective, config, seed=seed, background=background)
+    return measure(network, bench)
+
+
+def measure(network: torch.nn.Module, bench: TestBench) -> dict:
+    """Return the figures of a trained network on the bench (see `judge`)."""
+    correct = {
+        name: predict_logits(network, view).argmax(1).numpy() == bench.labels
+        for name, view in bench.views.items()
+    }
+    clean = correct["clean"]
+    groups = group_accuracies(clean, bench.groups, bench.num_groups)
+    per_class = [float(clean[bench.labels == c].mean()) for c in range(bench.num_classes)]
+    shifts = {name: float(correct[name].mean()) for name in SHIFTS if name in correct}
+    return {
+        "accuracy": float(clean.mean()),
+        "cluster_min": cluster_min(groups),
+        "per_class": per_class,
+        "groups": groups,
+        **shifts,
+    }
+
+
+def spread(values: list[float | None]) -> dict | None:
+    """Return `{"mean", "std", "runs"}` of the figures of several seeds; None if one is missing.
+
+    `std` is the sample standard deviation, 0 for one run.
+    """
+    if any(value is None for value in values):
+        return None
+    numbers = [float(value) for value in values if value is not None]
+    std = float(np.std(numbers, ddof=1)) if len(numbers) > 1 else 0.0
+    return {"mean": float(np.mean(numbers)), "std": std, "runs": numbers}
+
+
+def summarise(runs: list[dict]) -> Mapping:
+    """Return one row of the report from the figures of several seeds of one set."""
+    row: dict = {
+        name: spread([run[name] for run in runs])
+        for name in ("accuracy", "cluster_min", *SHIFTS)
+        if name in runs[0]
+    }
+    row["per_class"] = np.mean([run["per_class"] for run in runs], axis=0).tolist()
+    row["groups"] = [
+        dict(first, accuracy=(mean or {}).get("mean"))
+        for first, mean in (
+            (group, spread([run["groups"][index]["accuracy"] for run in runs]))
+            for index, group in enumerate(runs[0]["groups"])
+        )
+    ]
+    return row

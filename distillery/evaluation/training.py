@@ -1,0 +1,108 @@
+"""One training loop for every classifier: students, proxies, teachers, the fidelity judge.
+
+What differs between them is the recipe (`StudentConfig`) and the objective, a function of logits
+and the indices of the batch. Batches, augmentation and order come from one seed path, so that a
+network is the same whatever ran before it. Shapes: N images, B batch, K classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distillery.data.augment import AFFINE, DSA, AugmentConfig, augment
+from distillery.errors import TrainingError
+from distillery.evaluation.config import StudentConfig
+from distillery.seeds import derive_seed
+
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""(logits (B, K), indices (B,) into the images) -> scalar loss."""
+
+
+def augmentation_of(config: StudentConfig) -> AugmentConfig | None:
+    """Return the augmentation that a recipe names, None for `none`."""
+    return {"none": None, "affine": AFFINE, "dsa": DSA}[config.augmentation]
+
+
+def cross_entropy_objective(labels: Tensor) -> Objective:
+    """Return plain cross-entropy with hard labels (N,)."""
+    return lambda logits, indices: F.cross_entropy(logits, labels[indices])
+
+
+def soft_label_objective(teacher_logits: Tensor, labels: Tensor) -> Objective:
+    """Return cross-entropy against the mean of the teacher's probabilities and the hard label."""
+    probabilities = teacher_logits.float().softmax(1)
+    targets = (probabilities + F.one_hot(labels, probabilities.shape[1])) / 2
+    return lambda logits, indices: F.cross_entropy(logits, targets[indices])
+
+
+def batch_indices(num_images: int, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Return the whole set in order where it fits one batch, else a draw without replacement."""
+    if num_images <= batch_size:
+        return torch.arange(num_images)
+    return torch.randperm(num_images, generator=generator)[:batch_size]
+
+
+def train_classifier(
+    network: nn.Module,
+    images: Tensor,
+    objective: Objective,
+    config: StudentConfig,
+    *,
+    seed: int,
+    background: Tensor | float = 0.0,
+    on_step: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """Train `network` in place for `config.num_steps` steps and return it in evaluation mode.
+
+    Args:
+        network: Normalised images (B, C, H, W) to logits (B, K).
+        images: Normalised training images, (N, C, H, W), on the network's device.
+        objective: Loss of a batch.
+        config: The recipe.
+        seed: Of batches and augmentation.
+        background: Normalised value outside an augmented image, a number or (C,).
+        on_step: Called with the number of steps done; may raise `Cancelled`.
+
+    Raises:
+        TrainingError: If the loss stops being finite.
+    """
+    generator = torch.Generator().manual_seed(derive_seed(seed, "train-classifier"))
+    optimizer = torch.optim.AdamW(
+        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
+    augmentation = augmentation_of(config)
+    network.train()
+    loss = images.new_zeros(())
+    for step in range(config.num_steps):
+        indices = batch_indices(len(images), config.batch_size, generator).to(images.device)
+        batch = images[indices]
+        if augmentation is not None:
+            batch = augment(batch, augmentation, generator, fill=background)
+        loss = objective(network(batch), indices)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if on_step is not None:
+            on_step(step + 1)
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"training a classifier ended with a loss of {float(loss)} after {config.num_steps} "
+            f"steps: lower its learning rate of {config.learning_rate}"
+        )
+    return network.eval()
+
+
+@torch.no_grad()
+def predict_logits(network: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """Return the logits (N, K) of normalised images (N, C, H, W)."""
+    return torch.cat([network(part) for part in images.split(batch_size)])
+
+
+@torch.no_grad()
+def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of normalised images that `network` labels rightly, in [0, 1]."""
+    return float((predict_logits(network, images).argmax(1) == labels).double().mean())

@@ -1,0 +1,75 @@
+"""What this machine offers, and the process-wide settings that make it fast.
+
+Called once, at the top (a command or a worker), never by a library function.
+"""
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+M_TRIM_THRESHOLD = -1
+M_MMAP_MAX = -4
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Cores, memory and accelerator."""
+
+    num_cores: int
+    """Cores this process may use."""
+    memory_bytes: int
+    """Memory of the machine, or of its container where that is less."""
+    gpu: str | None
+    """Name of the first CUDA device."""
+    gpu_memory_bytes: int
+    """Memory of that device, 0 without one."""
+
+
+def keep_large_buffers() -> bool:
+    """Tell glibc to reuse large buffers instead of handing them back after every operation.
+
+    Convolutions run 1.3 to 2.4 times as fast, at the cost of some memory (peers.md). Returns
+    whether the C library took it; other libraries are left alone.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_MAX, 0)) and bool(libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_limit_bytes() -> int:
+    """Return the machine's memory, or its control group's limit where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            text = file.read().strip()
+    except OSError:  # not in a control group of version 2
+        return total
+    return total if text == "max" else min(total, int(text))
+
+
+def probe() -> Machine:
+    """Return what this machine offers; imports torch to ask for a GPU."""
+    import torch  # here, so that the API process can import this module
+
+    gpu, gpu_memory = None, 0
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        gpu, gpu_memory = properties.name, properties.total_memory
+    return Machine(available_cores(), memory_limit_bytes(), gpu, gpu_memory)
+
+
+def use_threads(num_threads: int) -> None:
+    """Set how many threads one torch operation uses; part of a job's resolved config."""
+    import torch
+
+    torch.set_num_threads(num_threads)

@@ -1,0 +1,181 @@
+"""A stage: a function that reads finished folders, writes one of its own, and says so last.
+
+A stage's key is a digest of its name, version, settings and the digests of what it reads. Its
+folder is `NAME-KEY`; it is written under `NAME-KEY.partial` and renamed when whole, so that its
+presence means "complete", and a run that was killed goes on inside the partial folder.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distillery.checkpoint import Checkpoint
+from distillery.files import digest_file, digest_json, read_json, sync_folder, write_json
+from distillery.progress import OnProgress, Progress
+from generator.config import DistillConfig
+
+RECORD = "stage.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StageOutput:
+    """What a stage says of its work."""
+
+    summary: str
+    """One line for a person."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Figures that later stages and the report read; part of the stage's digest."""
+    digest: str | None = None
+    """Identity of the output where it is not that of its files and facts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a running stage may use."""
+
+    config: DistillConfig
+    """The resolved configuration."""
+    folder: Path
+    """Where this stage writes."""
+    inputs: Mapping[str, Path]
+    """Folders of the stages it reads, by name."""
+    on_progress: OnProgress
+    """Told of each unit of work; may raise `Cancelled`."""
+    checkpoint_interval_s: float = 10.0
+    """Seconds between two checkpoints."""
+
+    def checkpoint(self, name: str = "state") -> Checkpoint:
+        """Return this stage's resumable state of that name; gone when the stage is complete."""
+        path = self.folder / f"checkpoint-{name}.safetensors"
+        return Checkpoint(path, interval_s=self.checkpoint_interval_s)
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """Return the facts of a stage that this one reads."""
+        return read_json(self.inputs[stage] / RECORD)["facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a job."""
+
+    name: str
+    version: int
+    """Raised by hand when the output of equal inputs changes."""
+    reads: tuple[str, ...]
+    """Names of the stages whose folders it reads."""
+    settings: Callable[[DistillConfig], dict[str, Any]]
+    """The part of the configuration that its output depends on."""
+    run: Callable[[Context], StageOutput]
+    """Does the work."""
+    is_shared: bool = False
+    """Whether its folder is in the cache, where other jobs find it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A complete stage."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    was_cached: bool
+    """Whether it was complete before this run."""
+
+
+def stage_key(stage: Stage, config: DistillConfig, inputs: Mapping[str, Finished]) -> str:
+    """Return the digest that names a stage's folder."""
+    return digest_json(
+        {
+            "name": stage.name,
+            "version": stage.version,
+            "settings": stage.settings(config),
+            "inputs": {name: inputs[name].record["digest"] for name in stage.reads},
+        }
+    )
+
+
+def run_stage(
+    stage: Stage,
+    config: DistillConfig,
+    inputs: Mapping[str, Finished],
+    *,
+    root: Path,
+    on_progress: OnProgress,
+    checkpoint_interval_s: float = 10.0,
+) -> Finished:
+    """Return the complete stage under `root`, doing or finishing its work where need be."""
+    key = stage_key(stage, config, inputs)
+    final = root / f"{stage.name}-{key[:16]}"
+    root.mkdir(parents=True, exist_ok=True)
+    if (final / RECORD).exists():
+        return Finished(stage.name, final, read_json(final / RECORD), True)
+    with _locked(root / f".{final.name}.lock", stage.name, on_progress):
+        if (final / RECORD).exists():  # another job has just finished it
+            return Finished(stage.name, final, read_json(final / RECORD), True)
+        partial = root / f"{final.name}.partial"
+        partial.mkdir(exist_ok=True)
+        started = time.monotonic()
+        context = Context(
+            config,
+            partial,
+            {name: inputs[name].folder for name in stage.reads},
+            on_progress,
+            checkpoint_interval_s,
+        )
+        output = stage.run(context)
+        record = _record(stage, key, config, inputs, partial, output, time.monotonic() - started)
+        write_json(partial / RECORD, record)
+        os.rename(partial, final)
+        sync_folder(root)
+    return Finished(stage.name, final, record, False)
+
+
+class _locked:  # noqa: N801  (reads as a statement)
+    """Hold a file lock; while another holds it, report so that the wait can be cancelled."""
+
+    def __init__(self, path: Path, name: str, on_progress: OnProgress) -> None:
+        self.lock, self.name, self.on_progress = FileLock(path), name, on_progress
+
+    def __enter__(self) -> None:
+        while True:
+            try:
+                self.lock.acquire(timeout=1.0)
+                return
+            except Timeout:
+                self.on_progress(Progress(self.name, 0, 1, "another job is doing this: waiting"))
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
+
+
+def _record(
+    stage: Stage, key: str, config: DistillConfig, inputs: Mapping[str, Finished], folder: Path,
+    output: StageOutput, seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Remove what was needed on the way, and return the stage's record."""
+    for path in folder.iterdir():
+        if path.name.startswith((".", "checkpoint-")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    names = sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    )
+    files = {name: digest_file(folder / name) for name in names if name != RECORD}
+    facts = dict(output.facts)
+    return {
+        "name": stage.name,
+        "version": stage.version,
+        "key": key,
+        "settings": stage.settings(config),
+        "inputs": {name: inputs[name].record["digest"] for name in stage.reads},
+        "files": files,
+        "facts": facts,
+        "digest": output.digest or digest_json({"files": files, "facts": facts}),
+        "summary": output.summary,
+        "seconds": round(seconds, 2),
+    }

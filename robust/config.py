@@ -1,0 +1,71 @@
+"""Settings of proxy training, selection and refinement. No torch: the API process reads this."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distillery.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProxyConfig:
+    """How a proxy classifier is trained on the real train split (methods.md section 9, CVaR)."""
+
+    network: str = "convnet-d2-w32"
+    """Architecture, as `distillery.models.classifiers` spells it."""
+    num_steps: int = 250
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Real images a step."""
+    learning_rate: float = 3e-3
+    """Of AdamW, with a cosine schedule to zero."""
+    robust: bool = True
+    """CE + mean CVaR + max CVaR over clusters within each class; off: CE alone."""
+    tail_fraction: float = 0.8
+    """Share of the worst samples of a cluster that CVaR averages."""
+    num_clusters: int = 5
+    """Clusters of real samples in each class."""
+    min_cluster_size: int = 4
+    """Smaller clusters of a batch are merged."""
+    accuracy_floor: float = 1.5
+    """A proxy below this multiple of chance on the validation split selects nothing."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no proxy can use."""
+        if not 0 < self.tail_fraction <= 1:
+            raise ConfigError(f"tail_fraction must be in (0, 1], got {self.tail_fraction}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SelectConfig:
+    """How the images of each class are chosen from the pool."""
+
+    method: Literal["greedy_cvar", "random"] = "greedy_cvar"
+    """`greedy_cvar`: cover the real samples, their worst clusters too; `random`: the first."""
+    tail_fraction: float = 0.2
+    """Share of the worst-covered real samples of a cluster."""
+    cvar_weight: float = 1.0
+    """Weight of the clustered CVaR beside the mean distance."""
+    max_reals_per_class: int = 500
+    """Real samples per class that a choice is measured on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefineConfig:
+    """Distribution matching of the chosen images against proxies (Zhao & Bilen 2023, DM)."""
+
+    enabled: bool = True
+    """Off: the chosen images are the result."""
+    num_steps: int = 80
+    """Adam steps on the images."""
+    learning_rate: float = 0.05
+    """Of Adam, in units of the normalised image."""
+    reals_per_class: int = 64
+    """Real samples per class and step."""
+    steps_per_proxy: int = 20
+    """Steps before the next proxy takes over."""
+    proxy_steps: int = 60
+    """Training steps of each proxy."""
+    cluster_weight: float = 1.0
+    """Weight of matching each cluster's mean beside the class's mean; 0: class means alone."""
+    classes_per_step: int = 20
+    """Classes refined together; memory does not grow beyond them."""

@@ -1,0 +1,227 @@
+"""Refinement: the chosen images move until networks see them as they see the real ones.
+
+Distribution matching against a sequence of proxies, with siamese augmentation: the mean of each
+class, and of each cluster of real samples around a synthetic one, re-formed at every step (Vahidian
+et al. 2024, Algorithm 1). Classes are taken a few at a time, so memory does not grow with them.
+Shapes: S synthetic images, B real ones, C, H, W, D features, K classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distillery.checkpoint import Checkpoint
+from distillery.data.augment import AugmentConfig, apply_augmentation, draw_augmentation
+from distillery.errors import Cancelled, TrainingError
+from distillery.progress import OnProgress, Progress
+from distillery.seeds import torch_rng
+from robust.clusters import assign_to_centres
+from robust.config import RefineConfig
+from robust.matching import mean_matching_loss
+
+Decode = Callable[[Tensor], Tensor]
+"""Parameters of the images -> normalised images; differentiable. Identity for pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class RealImages:
+    """Normalised real images of the train split, (N, C, H, W), with labels (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def draw(
+        self, classes: Tensor, per_class: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return up to `per_class` random images of each of `classes`, with labels."""
+        picks = []
+        for label in classes.tolist():
+            members = torch.nonzero(self.labels == label)[:, 0]
+            order = torch.randperm(len(members), generator=generator)[:per_class]
+            picks.append(members[order.to(members.device)])
+        indices = torch.cat(picks)
+        return self.images[indices], self.labels[indices]
+
+
+@dataclass(frozen=True, slots=True)
+class RefineResult:
+    """Refined parameters and the objective at each step."""
+
+    parameters: Tensor
+    losses: list[float]
+
+
+def matching_loss(
+    network: nn.Module,
+    real: tuple[Tensor, Tensor],
+    synthetic: tuple[Tensor, Tensor],
+    *,
+    num_classes: int,
+    cluster_weight: float,
+) -> Tensor:
+    """Return class matching + `cluster_weight` x cluster matching in the network's features.
+
+    Args:
+        network: Has `features(images) -> (N, D)`.
+        real: Augmented images (B, C, H, W) and labels (B,).
+        synthetic: Augmented images (S, C, H, W) and labels (S,).
+        num_classes: K.
+        cluster_weight: 0 for class means alone.
+    """
+    (real_images, real_labels), (images, labels) = real, synthetic
+    with torch.no_grad():
+        real_features = network.features(real_images)
+    features = network.features(images)
+    loss = mean_matching_loss(real_features, real_labels, features, labels, num_classes)
+    if cluster_weight:
+        clusters = assign_to_centres(real_features, real_labels, features.detach(), labels)
+        own = torch.arange(len(labels), device=labels.device)
+        loss = loss + cluster_weight * mean_matching_loss(
+            real_features, clusters, features, own, len(labels)
+        )
+    return loss / features.shape[1]
+
+
+def refine(
+    parameters: Tensor,
+    labels: Tensor,
+    reals: RealImages,
+    make_proxy: Callable[[int], nn.Module],
+    config: RefineConfig,
+    *,
+    decode: Decode,
+    project: Callable[[Tensor], Tensor],
+    augmentation: AugmentConfig | None,
+    num_classes: int,
+    seed: int,
+    background: Tensor | float = 0.0,
+    checkpoint: Checkpoint | None = None,
+    on_progress: OnProgress,
+) -> RefineResult:
+    """Move image parameters by Adam so that proxies see them as they see real images.
+
+    Args:
+        parameters: Start, (S, ...); for pixels the normalised images themselves.
+        labels: Class of each image, (S,).
+        reals: The train split.
+        make_proxy: Number of the proxy -> network with `features`; called again on a resume.
+        config: Steps, rates and weights.
+        decode: Parameters to normalised images.
+        project: Parameters to the nearest ones that raw images can hold, after each step.
+        augmentation: Siamese augmentation of both sides, or None.
+        num_classes: K.
+        seed: Of real batches and augmentation.
+        background: Normalised value outside an augmented image.
+        checkpoint: Where the state is kept, or None.
+        on_progress: Told of each step; may raise `Cancelled`, the state is saved first.
+
+    Raises:
+        TrainingError: If the objective stops being finite; the last checkpoint is kept.
+    """
+    state = _State.start(parameters, config, checkpoint)
+    proxy: nn.Module | None = None
+    proxy_number = -1
+    for step in range(state.step, config.num_steps):
+        if proxy is None or step // config.steps_per_proxy != proxy_number:
+            proxy_number = step // config.steps_per_proxy
+            proxy = make_proxy(proxy_number)
+        loss = _refine_step(
+            state, labels, reals, proxy, config, decode=decode, augmentation=augmentation,
+            num_classes=num_classes, background=background, seed=seed, step=step,
+        )  # fmt: skip
+        if not np.isfinite(loss):
+            raise TrainingError(
+                f"the matching objective of refine became {loss} at step {step}: lower its "
+                f"learning rate of {config.learning_rate}; the last good state is kept"
+            )
+        with torch.no_grad():
+            state.values.copy_(project(state.values))
+        state.step = step + 1
+        state.losses.append(loss)
+        state.report(config.num_steps, checkpoint, on_progress)
+    return RefineResult(state.values.detach().clone(), state.losses)
+
+
+def _refine_step(
+    state: "_State", labels: Tensor, reals: RealImages, proxy: nn.Module, config: RefineConfig, *,
+    decode: Decode, augmentation: AugmentConfig | None, num_classes: int,
+    background: Tensor | float, seed: int, step: int,
+) -> float:  # fmt: skip
+    """Take one Adam step over all classes, a few at a time; return the mean loss."""
+    generator = torch_rng(seed, "refine", step)
+    classes = labels.unique()
+    state.optimizer.zero_grad(set_to_none=True)
+    total = 0.0
+    parts = classes.split(config.classes_per_step)
+    for part in parts:
+        mine = torch.isin(labels, part)
+        real_images, real_labels = reals.draw(part, config.reals_per_class, generator)
+        images = decode(state.values[mine])
+        if augmentation is not None:
+            draw = draw_augmentation(1, augmentation, generator)
+            images = apply_augmentation(images, draw, augmentation, fill=background)
+            real_images = apply_augmentation(real_images, draw, augmentation, fill=background)
+        loss = matching_loss(
+            proxy, (real_images, real_labels), (images, labels[mine]),
+            num_classes=num_classes, cluster_weight=config.cluster_weight,
+        )  # fmt: skip
+        loss.backward()
+        total += float(loss.detach())
+    state.optimizer.step()
+    return total / len(parts)
+
+
+class _State:
+    """Parameters, Adam's moments, losses and step: all that a resumed refinement needs."""
+
+    def __init__(self, parameters: Tensor, config: RefineConfig) -> None:
+        self.values = parameters.clone().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.values], lr=config.learning_rate)
+        self.step = 0
+        self.losses: list[float] = []
+
+    @classmethod
+    def start(
+        cls, parameters: Tensor, config: RefineConfig, checkpoint: Checkpoint | None
+    ) -> "_State":
+        """Return the checkpoint's state, or a fresh one."""
+        state = cls(parameters, config)
+        saved = checkpoint.load() if checkpoint is not None else None
+        if saved is not None:
+            arrays, facts = saved
+            with torch.no_grad():
+                state.values.copy_(torch.from_numpy(arrays["values"]))
+            state.step, state.losses = facts["step"], list(facts["losses"])
+            state.optimizer.state[state.values] = {
+                "step": torch.tensor(float(state.step)),
+                "exp_avg": torch.from_numpy(arrays["exp_avg"]).to(parameters),
+                "exp_avg_sq": torch.from_numpy(arrays["exp_avg_sq"]).to(parameters),
+            }
+        return state
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the state."""
+        adam = self.optimizer.state[self.values]
+        arrays = {
+            "values": self.values.detach().cpu().numpy(),
+            "exp_avg": adam["exp_avg"].cpu().numpy(),
+            "exp_avg_sq": adam["exp_avg_sq"].cpu().numpy(),
+        }
+        checkpoint.save(arrays, {"step": self.step, "losses": self.losses})
+
+    def report(self, total: int, checkpoint: Checkpoint | None, on_progress: OnProgress) -> None:
+        """Tell the progress; save when due, and before a `Cancelled` goes up."""
+        metrics = {"loss": self.losses[-1]}
+        if checkpoint is None:
+            on_progress(Progress("refine", self.step, total, metrics=metrics))
+            return
+        if checkpoint.is_due():
+            self.save(checkpoint)
+        try:
+            on_progress(Progress("refine", self.step, total, metrics=metrics))
+        except Cancelled:
+            self.save(checkpoint)
+            raise
