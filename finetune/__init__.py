@@ -1,1 +1,1 @@
-"""Fine-tuning: DiffFit adapters, minimax memories and losses, the loop; pretraining of small bases."""
+"""Fine-tuning: DiffFit adapters, minimax memories and losses; pretraining of small bases."""

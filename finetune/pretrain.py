@@ -1,0 +1,240 @@
+"""Pretraining of a small pixel-space DiT on the user's own images, from nothing.
+
+Predicts the noise with a mean squared error; AdamW with warm-up and cosine decay; averaged weights.
+Source: Ho et al. (2020), Eq. 14; label dropout: Ho & Salimans (2022).
+Shapes: N images, B batch, C channels, H and W.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distillery.checkpoint import Checkpoint
+from distillery.errors import Cancelled, JobError, TrainingError
+from distillery.files import digest_json
+from distillery.models.diffusion import add_noise, split_eps
+from distillery.models.dit import denoise, disable_label_dropout, label_tables
+from distillery.progress import OnProgress, Progress, ignore_progress
+from distillery.seeds import torch_rng
+from finetune.batches import ShuffledEpochs, drop_labels
+from finetune.config import PretrainConfig
+from finetune.ema import update_average, warmed_decay
+from finetune.latents import PixelLatents
+
+MAX_GRADIENT_NORM = 1.0
+REPORT_INTERVAL = 20
+"""Steps between two reports; the loss is read from the device then only."""
+
+
+def learning_rate_at(step: int, config: PretrainConfig) -> float:
+    """Return the rate of a step: linear warm-up, then half a cosine down to zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.num_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class _Run:
+    """Everything that changes from step to step, and its way into a checkpoint and back."""
+
+    def __init__(self, transformer: nn.Module, config: PretrainConfig, num_items: int) -> None:
+        self.parameters = list(transformer.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True
+        )
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.losses: list[float] = []
+        # what makes a checkpoint ours: it holds numbers, the shapes are those of the network
+        sizes = [parameter.numel() for parameter in self.parameters]
+        self.identity = digest_json([asdict(config), sizes, num_items])
+
+    def _moments(self, name: str) -> list[Tensor]:
+        return [self.optimizer.state[parameter][name] for parameter in self.parameters]
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store weights, average and optimiser as four flat vectors, with the losses so far."""
+        groups: dict[str, Sequence[Tensor]] = {
+            "weights": self.parameters,
+            "average": self.average,
+            "exp_avg": self._moments("exp_avg"),
+            "exp_avg_sq": self._moments("exp_avg_sq"),
+        }
+        arrays = {name: _flat(tensors) for name, tensors in groups.items()}
+        arrays["losses"] = np.array(self.losses, np.float64)
+        checkpoint.save(arrays, {"step": len(self.losses), "identity": self.identity})
+
+    @torch.no_grad()
+    def restore(self, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Continue from a stored state.
+
+        Raises:
+            JobError: If the state is that of another run.
+        """
+        if facts.get("identity") != self.identity:
+            raise JobError(
+                "the pretraining checkpoint belongs to another configuration or dataset: "
+                "delete it, or use another folder"
+            )
+        _fill(self.parameters, arrays["weights"])
+        _fill(self.average, arrays["average"])
+        for parameter in self.parameters:
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(facts["step"]), device=parameter.device),
+                "exp_avg": torch.empty_like(parameter),
+                "exp_avg_sq": torch.empty_like(parameter),
+            }
+        for name in ("exp_avg", "exp_avg_sq"):
+            _fill(self._moments(name), arrays[name])
+        self.losses = arrays["losses"].tolist()
+
+
+def _flat(tensors: Sequence[Tensor]) -> np.ndarray:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors]).cpu().numpy()
+
+
+def _fill(tensors: Sequence[Tensor], flat: np.ndarray) -> None:
+    parts = torch.from_numpy(flat).split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def pretrain(
+    transformer: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    config: PretrainConfig,
+    *,
+    alphas_cumprod: Tensor,
+    checkpoint: Checkpoint,
+    on_progress: OnProgress = ignore_progress,
+    flip: bool = False,
+) -> dict[str, Tensor]:
+    """Train a DiT on images from its present weights, and return the averaged weights.
+
+    Every draw of step s depends on (`config.base_seed`, s) alone, and the state is saved every few
+    seconds: an interrupted run, started again, ends with the same bytes.
+
+    Args:
+        transformer: A diffusers DiT with C input channels; trained in place, on its own device.
+        images: Uint8 (N, C, H, W).
+        labels: Int64 (N,), rows of the label tables.
+        config: Length, rates and seed of the run.
+        alphas_cumprod: Float64 (T,), the noise schedule.
+        checkpoint: Where the state is kept; an existing one is continued.
+        on_progress: Told the loss every few steps; may raise `Cancelled`.
+        flip: Mirror half of the images, where left and right mean the same.
+
+    Returns:
+        The averaged weights, a complete state dict of `transformer`.
+
+    Raises:
+        Cancelled: If `on_progress` asked to stop; the state is saved first.
+        JobError: If `checkpoint` holds the state of another run.
+        TrainingError: If the loss is no longer finite.
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"images and labels must pair up, got {len(images)} and {len(labels)}")
+    disable_label_dropout(transformer)
+    transformer.train().requires_grad_(True)
+    run = _Run(transformer, config, len(images))
+    saved = checkpoint.load()
+    if saved is not None:
+        run.restore(*saved)
+    data = (PixelLatents(images, flip=flip), torch.from_numpy(labels))
+    _train(transformer, run, data, config, alphas_cumprod, checkpoint, on_progress)
+    averaged = dict(transformer.state_dict())
+    names = [name for name, _ in transformer.named_parameters()]
+    averaged.update(zip(names, run.average, strict=True))
+    return averaged
+
+
+def _train(
+    transformer: nn.Module,
+    run: _Run,
+    data: tuple[PixelLatents, Tensor],
+    config: PretrainConfig,
+    alphas_cumprod: Tensor,
+    checkpoint: Checkpoint,
+    on_progress: OnProgress,
+) -> None:
+    """Take the steps that are left, reporting and saving on the way."""
+    latents, rows = data
+    alphas_cumprod = alphas_cumprod.to(run.parameters[0].device)
+    epochs = ShuffledEpochs(len(rows), config.batch_size, config.base_seed, "pretrain")
+    recent: list[Tensor] = []
+    for step in range(len(run.losses), config.num_steps):
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, config)
+        batch = epochs.batch(step)
+        generator = torch_rng(config.base_seed, "pretrain", step)
+        loss = _loss(transformer, latents, rows[batch], batch, config, alphas_cumprod, generator)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(run.parameters, MAX_GRADIENT_NORM)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        update_average(run.average, run.parameters, warmed_decay(config.ema_decay, step))
+        recent.append(loss.detach())
+        done = step + 1
+        if done % REPORT_INTERVAL and done != config.num_steps:
+            continue
+        _read_losses(run, recent)
+        if checkpoint.is_due() or done == config.num_steps:
+            run.save(checkpoint)
+        _report(run, config, checkpoint, on_progress)
+
+
+def _loss(
+    transformer: nn.Module,
+    latents: PixelLatents,
+    rows: Tensor,
+    batch: Tensor,
+    config: PretrainConfig,
+    alphas_cumprod: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the mean squared error of the predicted noise, a scalar on the device."""
+    flips = torch.rand(len(batch), generator=generator) < 0.5
+    x0 = latents.batch(batch, flips, generator)  # (B, C, H, W)
+    timesteps = torch.randint(len(alphas_cumprod), (len(batch),), generator=generator)
+    noise = torch.randn(x0.shape, generator=generator)
+    null_row = label_tables(transformer)[0].num_embeddings - 1
+    rows = drop_labels(rows, null_row, config.label_dropout, generator)
+    x0, timesteps, noise, rows = (
+        tensor.to(alphas_cumprod.device, non_blocking=True)
+        for tensor in (x0, timesteps, noise, rows)
+    )
+    noisy = add_noise(x0, noise, timesteps, alphas_cumprod)
+    eps, _ = split_eps(denoise(transformer, noisy, timesteps, rows), x0.shape[1])
+    return (eps - noise).square().mean()
+
+
+def _read_losses(run: _Run, recent: list[Tensor]) -> None:
+    """Move the losses of the last steps to the host, and stop at the first that is not finite."""
+    for loss in torch.stack(recent).tolist():
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the pretraining loss became {loss} at step {len(run.losses)}: "
+                "lower learning_rate, the last good state is kept"
+            )
+        run.losses.append(loss)
+    recent.clear()
+
+
+def _report(
+    run: _Run, config: PretrainConfig, checkpoint: Checkpoint, on_progress: OnProgress
+) -> None:
+    """Tell where the run stands; save first if the answer is to stop."""
+    done = len(run.losses)
+    loss = float(np.mean(run.losses[-5 * REPORT_INTERVAL :]))
+    try:
+        on_progress(
+            Progress("pretrain", done, config.num_steps, "learning your images", {"loss": loss})
+        )
+    except Cancelled:
+        run.save(checkpoint)
+        raise

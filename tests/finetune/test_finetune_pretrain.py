@@ -1,0 +1,109 @@
+"""Pretraining: it learns, it resumes with the same bytes, and it says when it goes wrong."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from finetune_helpers import NUM_CLASSES, build_tiny_dit
+
+from distillery.checkpoint import Checkpoint
+from distillery.errors import Cancelled, JobError, TrainingError
+from distillery.models.diffusion import alphas_cumprod
+from distillery.progress import Progress
+from finetune.config import PretrainConfig
+from finetune.pretrain import learning_rate_at, pretrain
+
+ABAR = alphas_cumprod("squaredcos_cap_v2")
+SHORT = PretrainConfig(num_steps=60, batch_size=8, warmup_steps=5)
+
+
+def run(data, folder: Path, config=SHORT, on_progress=lambda _: None, interval_s=1e9):
+    transformer = build_tiny_dit()
+    checkpoint = Checkpoint(folder / "state.safetensors", interval_s=interval_s)
+    averaged = pretrain(
+        transformer, *data, config,
+        alphas_cumprod=ABAR, checkpoint=checkpoint, on_progress=on_progress,
+    )  # fmt: skip
+    return transformer, averaged
+
+
+def test_the_loss_falls_and_the_averaged_weights_load(striped_images, tmp_path) -> None:
+    reports: list[Progress] = []
+    config = replace(SHORT, num_steps=200)
+    _, averaged = run(striped_images, tmp_path, config, reports.append)
+    assert reports[-1].step == reports[-1].total == 200
+    assert reports[-1].metrics["loss"] < 0.7 * reports[0].metrics["loss"]
+    build_tiny_dit(seed=9).load_state_dict(averaged, strict=True)
+
+
+def test_a_cancelled_run_goes_on_to_the_same_bytes(striped_images, tmp_path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "broken").mkdir()
+
+    def stop_at_40(progress: Progress) -> None:
+        if progress.step == 40:
+            raise Cancelled
+
+    whole = run(striped_images, tmp_path / "whole")
+    with pytest.raises(Cancelled):
+        run(striped_images, tmp_path / "broken", on_progress=stop_at_40)
+    seen: list[int] = []
+    broken = run(striped_images, tmp_path / "broken", on_progress=lambda p: seen.append(p.step))
+    assert seen == [60]
+    for one, other in zip(whole, (broken[0].state_dict(), broken[1]), strict=True):
+        one = one if isinstance(one, dict) else one.state_dict()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_finished_run_is_not_run_again(striped_images, tmp_path) -> None:
+    first = run(striped_images, tmp_path)[1]
+    again = run(striped_images, tmp_path, on_progress=lambda _: pytest.fail("took a step"))[1]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_another_seed_gives_other_weights(striped_images, tmp_path) -> None:
+    first = run(striped_images, tmp_path)[1]
+    (tmp_path / "other").mkdir()
+    other = run(striped_images, tmp_path / "other", replace(SHORT, base_seed=1))[1]
+    assert not torch.equal(first["proj_out_2.weight"], other["proj_out_2.weight"])
+
+
+def test_a_checkpoint_of_another_run_is_refused(striped_images, tmp_path) -> None:
+    run(striped_images, tmp_path)
+    with pytest.raises(JobError, match="another configuration"):
+        run(striped_images, tmp_path, replace(SHORT, learning_rate=1e-4))
+
+
+def test_a_loss_that_is_not_finite_names_the_step(striped_images, tmp_path) -> None:
+    with pytest.raises(TrainingError, match=r"loss became nan at step \d+"):
+        run(striped_images, tmp_path, replace(SHORT, learning_rate=1e30))
+
+
+def test_the_global_generator_is_left_alone(striped_images, tmp_path) -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    run(striped_images, tmp_path, replace(SHORT, num_steps=3))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_the_null_row_is_trained_by_dropped_labels(striped_images, tmp_path) -> None:
+    before = build_tiny_dit().transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
+    trained, _ = run(striped_images, tmp_path)
+    after = trained.transformer_blocks[0].norm1.emb.class_embedder.embedding_table.weight
+    assert not torch.equal(before[NUM_CLASSES], after[NUM_CLASSES])
+
+
+def test_the_rate_warms_up_and_falls_to_zero() -> None:
+    config = PretrainConfig(num_steps=1000, warmup_steps=100, learning_rate=1.0)
+    assert learning_rate_at(0, config) == pytest.approx(0.01)
+    assert learning_rate_at(100, config) == 1.0
+    assert learning_rate_at(550, config) == pytest.approx(0.5)
+    assert 0 < learning_rate_at(999, config) < 1e-4
+
+
+def test_images_and_labels_must_pair_up(striped_images, tmp_path) -> None:
+    images, labels = striped_images
+    with pytest.raises(ValueError, match="24 and 23"):
+        run((images, np.delete(labels, 0)), tmp_path)
