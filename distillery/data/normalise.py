@@ -12,10 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """Mean and standard deviation per channel, in units of [0, 1]."""
+    """Statistics of the train split per channel, in units of [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    border: tuple[float, ...]
+    """Median of the outermost pixels: what stands beyond the edge of a shifted image."""
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and std as (1, C, 1, 1) tensors on the device of `like`."""
@@ -39,15 +41,18 @@ class Normalisation:
         return torch.minimum(torch.maximum(images, -mean / std), (1 - mean) / std)
 
     def background(self) -> Tensor:
-        """Return the normalised value of a mid-dark border: raw zero, (C,)."""
-        return torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)])
+        """Return the normalised value beyond the edge of an image, (C,)."""
+        columns = zip(self.border, self.mean, self.std, strict=True)
+        return torch.tensor([(border - mean) / std for border, mean, std in columns])
 
 
 def measure_normalisation(images: np.ndarray) -> Normalisation:
-    """Return mean and std per channel of raw images (N, C, H, W), at most 20,000 of them."""
+    """Return the statistics of raw images (N, C, H, W), from at most 20,000 of them."""
     sample = images[:: max(1, len(images) // 20_000)]
     # Sums over uint8 in float64 need no float copy of the whole set
     mean = sample.mean(axis=(0, 2, 3), dtype=np.float64) / 255
     square = np.square(sample, dtype=np.float32).mean(axis=(0, 2, 3), dtype=np.float64) / 255**2
     std = np.sqrt(np.maximum(square - mean**2, 1e-6))
-    return Normalisation(tuple(map(float, mean)), tuple(map(float, std)))
+    edges = [sample[:, :, 0], sample[:, :, -1], sample[:, :, :, 0], sample[:, :, :, -1]]
+    border = np.median(np.concatenate(edges, axis=2), axis=(0, 2)) / 255
+    return Normalisation(*(tuple(map(float, values)) for values in (mean, std, border)))

@@ -1,0 +1,206 @@
+"""Decode a dataset once: one tensor file, the splits and the facts, for every later stage.
+
+    images.safetensors   images uint8 (N, C, H, W), labels int64 (N,), in the order of names
+    splits.safetensors   train, validation, test: int64 indices, sorted
+    dataset.json         class table, counts, bad files, duplicates, leakage, fingerprint
+
+Memory does not grow with the pixels: decoded images go straight to the file.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillery.data.config import DataConfig
+from distillery.data.decode import to_array
+from distillery.data.inspection import inspect
+from distillery.data.source import Item, Source
+from distillery.data.splits import SPLITS, assign_splits, settle_given
+from distillery.data.tensorstream import ImageStream
+from distillery.errors import DataError
+from distillery.files import digest_json, write_json
+from distillery.progress import OnProgress, Progress, ignore_progress
+from distillery.tensorfile import write_tensors
+
+IMAGES_FILE, SPLITS_FILE, FACTS_FILE = "images.safetensors", "splits.safetensors", "dataset.json"
+CHUNK = 32
+"""Images that one thread decodes in a row: small enough to share, large enough to be worth it."""
+
+
+@dataclass(slots=True)
+class _Decoded:
+    """What is known of the images once all are written."""
+
+    kept: list[int] = field(default_factory=list)
+    bad_files: list[dict[str, str]] = field(default_factory=list)
+    digests: list[int] = field(default_factory=list)
+    pixels: Any = field(default_factory=hashlib.sha256)
+
+
+def prepare_dataset(
+    source: Source,
+    *,
+    config: DataConfig,
+    image_size: int,
+    channels: int,
+    folder: Path,
+    on_progress: OnProgress = ignore_progress,
+) -> dict[str, Any]:
+    """Decode all images into `folder` and return the facts that were written beside them.
+
+    Args:
+        source: The opened dataset.
+        config: How to split it, and how many images a class needs.
+        image_size: Height and width of every image.
+        channels: 1 or 3.
+        folder: An existing folder of the caller's; files appear there whole, facts last.
+        on_progress: Told now and then; may raise `Cancelled`.
+
+    Returns:
+        The content of `dataset.json`. Its `fingerprint` is equal exactly where class names,
+        images, labels, splits and their order are: where the files lie does not matter.
+
+    Raises:
+        DataError: If a class has too few training images that can be decoded.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    items = sorted(source.items, key=lambda item: item.name)
+    shape = (channels, image_size, image_size)
+    with ImageStream(folder / IMAGES_FILE, len(items), shape) as stream:
+        decoded = _decode_all(items, shape, stream, on_progress)
+        kept = [items[index] for index in decoded.kept]
+        labels = np.array([item.label for item in kept], dtype=np.int64)
+        given = [item.split for item in kept]
+        splits = assign_splits(labels, given, config)
+        counts = _count(labels, splits, len(source.class_names))
+        _check_counts(counts["train"], source, decoded.bad_files, config.min_images_per_class)
+        stream.finish(labels)
+    write_tensors(folder / SPLITS_FILE, splits)
+
+    names = [item.name for item in kept]
+    duplicates, leakage = inspect(np.array(decoded.digests, np.uint64), labels, names, splits)
+    facts: dict[str, Any] = {
+        "kind": source.kind,
+        "reference": source.reference,
+        "revision": source.revision,
+        "licence": source.licence,
+        "class_names": list(source.class_names),
+        "image_size": image_size,
+        "channels": channels,
+        "counts": counts,
+        "bad_files": decoded.bad_files,
+        "duplicates": duplicates,
+        "leakage": leakage,
+        "notes": [*source.notes, *settle_given(given)[1]],
+        "fingerprint": _fingerprint(source.class_names, decoded.pixels, shape, labels, splits),
+    }
+    write_json(folder / FACTS_FILE, facts)
+    return facts
+
+
+def _decode_all(
+    items: Sequence[Item], shape: tuple[int, int, int], stream: ImageStream, report: OnProgress
+) -> _Decoded:
+    """Decode in threads, write in order."""
+    decoded = _Decoded()
+    done = 0
+    report(Progress("prepare", 0, len(items), "decoding images"))
+    for result in _decoded_chunks(items, shape):
+        for image in result:
+            if isinstance(image, str):
+                decoded.bad_files.append({"name": items[done].name, "reason": image})
+            else:
+                content = image.tobytes()
+                stream.write(content)
+                decoded.pixels.update(content)
+                short = hashlib.blake2b(content, digest_size=8).digest()
+                decoded.digests.append(int.from_bytes(short, "little"))
+                decoded.kept.append(done)
+            done += 1
+        report(Progress("prepare", done, len(items), "decoding images"))
+    return decoded
+
+
+def _decoded_chunks(
+    items: Sequence[Item], shape: tuple[int, int, int]
+) -> Iterator[list[np.ndarray | str]]:
+    """Yield the images of each chunk of items in order; a text says why an image is missing."""
+    num_threads = min(8, len(os.sched_getaffinity(0)))
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    window = 4 * num_threads  # bounds what waits in memory
+    # once around all threads: the list of filters is shared by the whole process
+    with warnings.catch_warnings(), ThreadPoolExecutor(num_threads) as pool:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # odd files that decode all the same
+        for start in range(0, len(chunks), window):
+            yield from pool.map(lambda chunk: _decode(chunk, shape), chunks[start : start + window])
+
+
+def _decode(chunk: Sequence[Item], shape: tuple[int, int, int]) -> list[np.ndarray | str]:
+    results: list[np.ndarray | str] = []
+    for item in chunk:
+        try:
+            results.append(to_array(item.read(), image_size=shape[1], channels=shape[0]))
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise all sorts of things; the file is reported
+            results.append(str(error) or type(error).__name__)
+    return results
+
+
+def _count(
+    labels: np.ndarray, splits: dict[str, np.ndarray], num_classes: int
+) -> dict[str, list[int]]:
+    """Return the number of images of each class in each split."""
+    return {
+        split: np.bincount(labels[splits[split]], minlength=num_classes).tolist()
+        for split in SPLITS
+    }
+
+
+def _check_counts(
+    counts: list[int], source: Source, bad_files: list[dict[str, str]], minimum: int
+) -> None:
+    """Refuse a class with too few training images."""
+    short = [label for label, count in enumerate(counts) if count < minimum]
+    if not short:
+        return
+    label = short[0]
+    others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
+    broken = (
+        f"; {len(bad_files)} files could not be used, the first is {bad_files[0]['name']!r}, "
+        f"which {bad_files[0]['reason']}"
+        if bad_files
+        else ""
+    )
+    raise DataError(
+        f"every class needs {minimum} training images, class {source.class_names[label]!r} has "
+        f"{counts[label]} once validation and test are set apart{others}{broken}; add images, "
+        "remove the class or lower min_images_per_class"
+    )
+
+
+def _fingerprint(
+    class_names: Sequence[str],
+    pixels: Any,
+    shape: tuple[int, int, int],
+    labels: np.ndarray,
+    splits: dict[str, np.ndarray],
+) -> str:
+    """Return the SHA-256 that identifies what later stages see."""
+    return digest_json(
+        {
+            "class_names": list(class_names),
+            "shape": list(shape),
+            "pixels": pixels.hexdigest(),
+            "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+            "splits": {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in splits.items()},
+        }
+    )

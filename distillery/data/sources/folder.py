@@ -1,0 +1,76 @@
+"""A folder of class folders, with or without splits (see `layout`).
+
+Links may not lead out of the folder: a dataset that someone else has put together must not make
+us read files that are no part of it.
+"""
+
+import os
+from functools import partial
+from pathlib import Path
+
+from distillery.data.decode import MAX_FILE_BYTES, open_image
+from distillery.data.source import Readable, Source
+from distillery.data.sources.layout import Entry, arrange, is_hidden, is_image_name
+from distillery.errors import DataError
+
+
+def open_folder(
+    root: Path, *, max_pixels: int, reference: str | None = None, boundary: Path | None = None
+) -> Source:
+    """Return the images in the class folders below `root`.
+
+    Args:
+        root: The folder.
+        max_pixels: Larger images fail when they are read.
+        reference: Name of the dataset; None: the folder's own name.
+        boundary: Folder that file links may lead into; None: `root` itself.
+
+    Raises:
+        DataError: If there are no class folders with images, or a link leads elsewhere.
+    """
+    root = root.resolve()
+    reference = reference or root.name
+    inside = (boundary or root).resolve()
+    entries = [
+        Entry(path.relative_to(root).parts, partial(_read, path, max_pixels))
+        for path in image_files(root, inside)
+    ]
+    names, items, notes = arrange(entries, reference)
+    return Source(kind="folder", reference=reference, class_names=names, items=items, notes=notes)
+
+
+def image_files(root: Path, inside: Path) -> list[Path]:
+    """Return the regular image files below `root`; links must stay in the folder `inside`."""
+    found = []
+    for folder, subfolders, files in os.walk(root, onerror=_refuse_unreadable):
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden([name]))
+        for name in subfolders:
+            if os.path.islink(os.path.join(folder, name)):
+                raise DataError(
+                    f"expected real class folders, {name!r} is a link; put the folder itself there"
+                )
+        for name in sorted(files):
+            path = Path(folder, name)
+            if is_hidden([name]) or not is_image_name(name):
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise DataError(
+                    f"the link {name!r} leads out of the dataset's folder; copy the file itself"
+                )
+            found.append(path)
+    return found
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    """Stop at a folder that cannot be listed, which os.walk would pass over in silence."""
+    raise DataError(f"cannot list the folder {error.filename!r}: {error.strerror}") from error
+
+
+def _read(path: Path, max_pixels: int) -> Readable:
+    """Open one image file."""
+    status = path.stat()
+    if not path.is_file():  # a pipe would block for ever
+        raise ValueError("is not a regular file")
+    if status.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"has {status.st_size} bytes, more than the {MAX_FILE_BYTES} allowed")
+    return open_image(path.read_bytes(), max_pixels=max_pixels)

@@ -1,0 +1,101 @@
+"""From file paths to classes and splits, for folders and archives alike.
+
+    [wrapping folder/] class/.../image.png
+    [wrapping folder/] train|val|valid|validation|test / class/.../image.png
+
+The class is the folder's name; anything below it belongs to it. Hidden files are left out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from distillery.data.source import Item, Readable, Split, class_table, clean_text
+from distillery.errors import DataError
+
+IMAGE_SUFFIXES = (
+    ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm",
+    ".tif", ".tiff", ".webp",
+)  # fmt: skip
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+MAX_DEPTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file found: the parts of its path below the dataset's root, and how to open it."""
+
+    parts: tuple[str, ...]
+    read: Callable[[], Readable]
+
+
+def is_image_name(name: str) -> bool:
+    """Say whether a file of this name is taken for an image."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_hidden(parts: Sequence[str]) -> bool:
+    """Say whether a path is one that systems leave behind (`.DS_Store`, `__MACOSX/...`)."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def arrange(
+    entries: Sequence[Entry], reference: str
+) -> tuple[tuple[str, ...], list[Item], tuple[str, ...]]:
+    """Return (class names, items sorted by name, notes) for image files found below a root.
+
+    Raises:
+        DataError: If there are no images, no class folders or only one.
+    """
+    if not entries:
+        raise DataError(
+            f"expected folders of images in {reference!r}, found no image at all; known endings "
+            f"are {', '.join(IMAGE_SUFFIXES)}"
+        )
+    entries = _unwrap([Entry(tuple(map(clean_text, e.parts)), e.read) for e in entries])
+    splitted = _is_split_layout(entries)
+    depth = 3 if splitted else 2
+    usable = [entry for entry in entries if len(entry.parts) >= depth]
+    if not usable:
+        raise DataError(
+            f"expected one folder of images per class in {reference!r}, but all images lie "
+            "together without class folders; move the images of each class into its own folder"
+        )
+    strays = len(entries) - len(usable)
+    notes = (f"{strays} images outside of any class folder were left out",) if strays else ()
+
+    names = class_table(entry.parts[depth - 2] for entry in usable)
+    label_of = {name: label for label, name in enumerate(names)}
+    items = [
+        Item(
+            "/".join(entry.parts),
+            label_of[entry.parts[depth - 2]],
+            SPLIT_NAMES[entry.parts[0].lower()] if splitted else None,
+            entry.read,
+        )
+        for entry in usable
+    ]
+    return names, sorted(items, key=lambda item: item.name), notes
+
+
+def _unwrap(entries: list[Entry]) -> list[Entry]:
+    """Drop top folders that hold everything, as long as class folders are left below."""
+    while len({e.parts[0] for e in entries}) == 1 and all(len(e.parts) >= 3 for e in entries):
+        entries = [Entry(entry.parts[1:], entry.read) for entry in entries]
+    return entries
+
+
+def _is_split_layout(entries: list[Entry]) -> bool:
+    """Say whether the top folders are splits: all have split names, one of them for training."""
+    tops = {e.parts[0].lower() for e in entries if len(e.parts) >= 2}
+    nested = {e.parts[0].lower() for e in entries if len(e.parts) >= 3}
+    kinds = {SPLIT_NAMES.get(top) for top in tops}
+    return None not in kinds and "train" in kinds and nested == tops

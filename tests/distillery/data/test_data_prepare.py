@@ -1,0 +1,184 @@
+"""A prepared dataset: the same content gives the same bytes, broken files are named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distillery.data.config import DataConfig
+from distillery.data.dataset import Dataset
+from distillery.data.prepare import prepare_dataset
+from distillery.data.source import Item, Source
+from distillery.data.sources.resolve import open_source
+from distillery.data.survey import survey
+from distillery.errors import Cancelled, DataError
+from distillery.progress import Progress
+
+CONFIG = DataConfig(min_images_per_class=3)
+
+
+def make_source(count: int = 20, broken: tuple[int, ...] = (), **fields) -> Source:
+    """Two classes in turn; image i is uniformly i gray; those in `broken` cannot be read."""
+
+    def read(index: int) -> np.ndarray:
+        if index in broken:
+            raise OSError("is cut short")
+        return np.full((1, 4, 4), index % 256, np.uint8)
+
+    items = [Item(f"{i:04d}", i % 2, None, lambda i=i: read(i)) for i in range(count)]
+    options = {"kind": "folder", "reference": "toy", "class_names": ("a", "b")} | fields
+    return Source(items=items, **options)
+
+
+def prepare(source: Source, folder: Path, config: DataConfig = CONFIG, **options) -> dict:
+    folder.mkdir()
+    return prepare_dataset(
+        source, config=config, image_size=4, channels=1, folder=folder, **options
+    )
+
+
+def test_digits_have_fixed_stratified_splits(tmp_path: Path) -> None:
+    config = DataConfig(split_seed=99)  # has no say here
+    with open_source(config) as source:
+        look = survey(source)
+        facts = prepare_dataset(source, config=config, image_size=8, channels=1, folder=tmp_path)
+    assert (look.native_size, look.gray) == (8, True)
+    data = Dataset.load(tmp_path)
+    assert {s: len(data.indices(s)) for s in data.splits} == {
+        "train": 997, "validation": 200, "test": 600,
+    }  # fmt: skip
+    assert max(facts["counts"]["test"]) - min(facts["counts"]["test"]) <= 3
+    assert data.images.dtype == np.uint8 and data.images.max() == 255 and data.images.min() == 0
+    assert not facts["duplicates"]["count"]
+    again = tmp_path / "again"
+    again.mkdir()
+    with open_source(DataConfig()) as source:
+        prepare_dataset(source, config=DataConfig(), image_size=8, channels=1, folder=again)
+    assert Dataset.load(again).fingerprint == data.fingerprint
+
+
+def test_images_labels_and_splits_come_back(tmp_path: Path) -> None:
+    facts = prepare(make_source(), tmp_path / "out")
+    data = Dataset.load(tmp_path / "out")
+    assert data.facts == facts and data.class_names == ("a", "b")
+    assert (data.image_size, data.channels) == (4, 1)
+    assert data.images[:, 0, 0, 0].tolist() == list(range(20))
+    assert data.labels.tolist() == [0, 1] * 10
+    every = np.concatenate([data.indices(s) for s in ("train", "validation", "test")])
+    assert sorted(every.tolist()) == list(range(20))
+    assert facts["counts"] == {"train": [7, 7], "validation": [1, 1], "test": [2, 2]}
+    images, labels = data.split("test")
+    assert (images[:, 0, 0, 0] % 2 == labels).all()
+    with pytest.raises(ValueError, match="one of"):
+        data.split("dev")
+
+
+def test_the_tensor_file_is_canonical_and_read_by_the_stock_reader(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    from distillery.tensorfile import encode_tensors
+
+    # 101 images, of which one is dropped: the header gets shorter and the images move up
+    for count, broken in ((20, ()), (101, (50,)), (1000, (0, 999))):
+        folder = tmp_path / str(count)
+        prepare(make_source(count, broken), folder)
+        arrays = load_file(folder / "images.safetensors")
+        assert len(arrays["images"]) == count - len(broken)
+        assert (folder / "images.safetensors").read_bytes() == encode_tensors(arrays)
+
+
+def test_broken_files_are_named_and_do_not_change_the_fingerprint(tmp_path: Path) -> None:
+    source = make_source(20)
+    broken = Item("0003-broken", 1, None, lambda: (_ for _ in ()).throw(OSError("is cut short")))
+    whole = prepare(source, tmp_path / "whole")
+    source = make_source()
+    mixed = Source(kind="x", reference="y", class_names=("a", "b"), items=[*source.items, broken])
+    facts = prepare(mixed, tmp_path / "mixed")
+    assert facts["bad_files"] == [{"name": "0003-broken", "reason": "is cut short"}]
+    assert facts["fingerprint"] == whole["fingerprint"]
+
+
+def test_listing_order_has_no_influence_but_every_fact_of_the_data_has(tmp_path: Path) -> None:
+    source = make_source()
+    base = prepare(source, tmp_path / "base")["fingerprint"]
+    backwards = Source(
+        kind="other", reference="else", class_names=("a", "b"), items=source.items[::-1]
+    )
+    assert prepare(backwards, tmp_path / "backwards")["fingerprint"] == base
+    renamed = prepare(make_source(class_names=("a", "c")), tmp_path / "renamed")
+    reseeded = prepare(
+        make_source(), tmp_path / "seed", DataConfig(min_images_per_class=3, split_seed=1)
+    )
+    fewer = prepare(make_source(19), tmp_path / "fewer")
+    assert len({base, *(f["fingerprint"] for f in (renamed, reseeded, fewer))}) == 4
+
+
+def test_a_class_with_too_few_images_is_refused(tmp_path: Path) -> None:
+    source = make_source(20, broken=tuple(range(1, 16, 2)))
+    with pytest.raises(DataError, match=r"needs 3 training images, class 'b' has 1 .*'0001'"):
+        prepare(source, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        prepare(make_source(200), tmp_path / "out", on_progress=stop)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_repeated_and_leaked_images_are_found(tmp_path: Path) -> None:
+    values = {0: 7, 2: 7, 5: 7, 8: 9, 9: 9}  # 0 = 2 = 5 (other label) in train, 9 = 8 leaks
+    items = [
+        Item(
+            str(i),
+            i % 2,
+            "test" if i == 9 else "validation" if i >= 6 and i < 8 else "train",
+            lambda i=i: np.full((1, 4, 4), values.get(i, 100 + i), np.uint8),
+        )
+        for i in range(10)
+    ]
+    source = Source(kind="x", reference="y", class_names=("a", "b"), items=items)
+    facts = prepare(source, tmp_path / "out")
+    assert facts["duplicates"] == {
+        "count": 2, "other_label": 1, "names": [["2", "0"], ["5", "0"]],
+    }  # fmt: skip
+    assert facts["leakage"]["test"] == {"count": 1, "other_label": 1, "names": [["9", "8"]]}
+    assert facts["leakage"]["validation"]["count"] == 0
+
+
+def test_survey_sees_gray_pictures_stored_as_rgb() -> None:
+    def source(image: Image.Image) -> Source:
+        items = [Item(str(i), 0, None, lambda: image) for i in range(3)]
+        return Source(kind="x", reference="y", class_names=("a", "b"), items=items)
+
+    gray = Image.new("RGB", (30, 20), (9, 9, 9))
+    assert survey(source(gray)).gray and survey(source(gray)).native_size == 20
+    gray.putpixel((15, 10), (255, 0, 0))
+    assert not survey(source(gray)).gray
+
+
+def test_survey_of_a_large_dataset_reads_few_images() -> None:
+    read: list[int] = []
+    items = [
+        Item(str(i), 0, None, lambda i=i: read.append(i) or np.zeros((1, 4, 4), np.uint8))
+        for i in range(10_000)
+    ]
+    source = Source(kind="x", reference="y", class_names=("a", "b"), items=items)
+    assert survey(source, limit=64).num_read == len(read) == 64
+    assert min(read) < 100 and max(read) == 9_999
+
+
+def test_survey_of_nothing_readable_says_why() -> None:
+    source = make_source(4, broken=(0, 1, 2, 3))
+    with pytest.raises(DataError, match="none of 4 images .* is cut short"):
+        survey(source)
+
+
+def test_loading_an_empty_folder_names_the_missing_stage(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="run the prepare stage"):
+        Dataset.load(tmp_path)
