@@ -5,10 +5,12 @@ page. Tiny images are enlarged by whole pixels, large ones are reduced. Pillow o
 Legend: N images, C channels, H = W pixels.
 """
 
+import importlib.util
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,6 +26,10 @@ _MAX_NAME_PX = 170
 _MIN_TILE_PX, _MAX_TILE_PX = 56, 112
 _BLOCK_GAP = 36
 _TARGET_ASPECT = 1.3
+_MAX_WIDTH_PX = 1600  # of several blocks beside one another
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Caption = tuple[str, Font]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,17 +91,17 @@ def preview_png(
         )
     present = np.unique(labels)
     rows = [np.flatnonzero(labels == label) for label in present[:MAX_ROWS]]
-    names = [_drawable(classes[label]) or f"class {label}" for label in present[:MAX_ROWS]]
-    layout = _plan(rows, names, image_size=max(images.shape[2:]), with_scores=scores is not None)
+    captions = [_caption(classes[label], label) for label in present[:MAX_ROWS]]
+    layout = _plan(rows, captions, image_size=max(images.shape[2:]), with_scores=scores is not None)
     width, height = layout.size
     left_out = _left_out(num_classes=len(present), most=int(np.bincount(labels).max()))
     footer = len(left_out) and _FONT_PX + 14
     canvas = Image.new("RGBA", (width, height + footer))
     draw = ImageDraw.Draw(canvas)
-    for row, (members, name) in enumerate(zip(rows, names, strict=True)):
+    for row, (members, (name, font)) in enumerate(zip(rows, captions, strict=True)):
         x, y = layout.origin(row)
         middle = y + layout.tile / 2
-        draw.text((x, middle), _shortened(name), fill=_TEXT, font=_font(_FONT_PX), anchor="lm")
+        draw.text((x, middle), name, fill=_TEXT, font=font, anchor="lm")
         for column, index in enumerate(members[:MAX_COLUMNS]):
             left = x + layout.name_width + column * (layout.tile + _GAP)
             canvas.paste(_tile(images[index], layout.tile), (left, y))
@@ -110,13 +116,13 @@ def preview_png(
 
 
 def _plan(
-    rows: Sequence[np.ndarray], names: Sequence[str], *, image_size: int, with_scores: bool
+    rows: Sequence[np.ndarray], captions: Sequence[_Caption], *, image_size: int, with_scores: bool
 ) -> _Layout:
     """Choose the tile size, and as many blocks as bring the picture near a screen's shape."""
     num_columns = min(MAX_COLUMNS, max(len(members) for members in rows))
     tile = image_size * max(1, round(64 / image_size))
     tile = min(max(tile, _MIN_TILE_PX), _MAX_TILE_PX)
-    widest = max(_font(_FONT_PX).getlength(_shortened(name)) for name in names)
+    widest = max(font.getlength(name) for name, font in captions)
     plans = [
         _Layout(
             tile=tile,
@@ -128,7 +134,8 @@ def _plan(
         )
         for num_blocks in range(1, min(len(rows), 8) + 1)
     ]
-    return min(plans, key=_unfitness)
+    narrow = [plan for plan in plans if plan.size[0] <= _MAX_WIDTH_PX]
+    return min(narrow or plans[:1], key=_unfitness)
 
 
 def _unfitness(plan: _Layout) -> float:
@@ -158,26 +165,40 @@ def _left_out(*, num_classes: int, most: int) -> str:
     return "Shown: " + " and ".join(parts) if parts else ""
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> Font:
     return ImageFont.load_default(size)
 
 
-def _shortened(name: str) -> str:
-    """Return the name, cut with an ellipsis to fit the column of names."""
-    if _font(_FONT_PX).getlength(name) <= _MAX_NAME_PX:
-        return name
-    while _font(_FONT_PX).getlength(name + "...") > _MAX_NAME_PX:
-        name = name[:-1]
-    return name.rstrip() + "..."
+def _caption(name: str, label: int) -> _Caption:
+    """Return the name with a font that has all of its letters, else the class's number.
 
-
-def _drawable(name: str) -> str:
-    """Return the name if Pillow's own font has all of its letters, else nothing.
-
-    The font holds Latin letters; any other would come out as an empty box.
+    Pillow's own font holds ASCII; matplotlib, where it is installed, brings one for most scripts
+    but the East Asian ones. A letter without a shape would come out as an empty box.
     """
-    missing = bytes(_font(_FONT_PX).getmask("\uffff"))
-    for character in name:
-        if not character.isprintable() or bytes(_font(_FONT_PX).getmask(character)) == missing:
-            return ""
-    return name.strip()
+    if name.isprintable() and name.strip():
+        for font in _fonts():
+            missing = bytes(font.getmask("\uffff"))
+            if not any(bytes(font.getmask(letter)) == missing for letter in set(name)):
+                return _shortened(name.strip(), font), font
+    return f"class {label}", _font(_FONT_PX)
+
+
+def _fonts() -> Iterator[Font]:
+    """Yield the fonts for names, the nicest first."""
+    yield _font(_FONT_PX)
+    package = importlib.util.find_spec("matplotlib")  # found, not imported: only its file is used
+    if package is not None and package.origin is not None:
+        path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.is_file():
+            yield ImageFont.truetype(path, _FONT_PX - 1)
+
+
+def _shortened(name: str, font: Font) -> str:
+    """Return the name, cut with an ellipsis to fit the column of names."""
+    name = name[:100]
+    if font.getlength(name) <= _MAX_NAME_PX:
+        return name
+    end = next(
+        end for end in range(len(name), 0, -1) if font.getlength(name[:end] + "...") <= _MAX_NAME_PX
+    )
+    return name[:end].rstrip() + "..."
