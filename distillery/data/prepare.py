@@ -133,7 +133,8 @@ def _decoded_chunks(
     items: Sequence[Item], shape: tuple[int, int, int]
 ) -> Iterator[list[np.ndarray | str]]:
     """Yield the images of each chunk of items in order; a text says why an image is missing."""
-    num_threads = min(8, len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    num_threads = min(8, cores or 1)
     chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
     window = 4 * num_threads  # bounds what waits in memory
     # once around all threads: the list of filters is shared by the whole process

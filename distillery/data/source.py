@@ -74,10 +74,10 @@ class Source:
         self.close()
 
 
-def natural_key(name: str) -> tuple[tuple[tuple[int, str], ...], str]:
-    """Return a sort key under which numbers count by value: "2" < "10", "a2" < "a10"."""
+def natural_key(name: str) -> tuple[tuple[tuple[bool, int, str], ...], str]:
+    """Return a sort key under which numbers count by value: "2" < "10" < "a2" < "a10"."""
     parts = tuple(
-        (int(part), "") if part.isdigit() else (-1, part)
+        (False, int(part), "") if part[0] in "0123456789" else (True, 0, part)
         for part in re.split(r"([0-9]+)", name)
         if part
     )
@@ -107,9 +107,9 @@ def class_table(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         DataError: As `check_class_names`.
     """
-    table = tuple(sorted(set(names), key=natural_key))
-    check_class_names(table)
-    return table
+    distinct = sorted(set(names))
+    check_class_names(distinct)  # first: a name of 10,000 digits is no number to sort by
+    return tuple(sorted(distinct, key=natural_key))
 
 
 def check_class_names(names: Sequence[str]) -> None:

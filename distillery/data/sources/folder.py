@@ -31,17 +31,17 @@ def open_folder(
     root = root.resolve()
     reference = reference or root.name
     inside = (boundary or root).resolve()
+    files, folders = image_files(root, inside)
     entries = [
-        Entry(path.relative_to(root).parts, partial(_read, path, max_pixels))
-        for path in image_files(root, inside)
+        Entry(path.relative_to(root).parts, partial(_read, path, max_pixels)) for path in files
     ]
-    names, items, notes = arrange(entries, reference)
+    names, items, notes = arrange(entries, reference, (f.relative_to(root).parts for f in folders))
     return Source(kind="folder", reference=reference, class_names=names, items=items, notes=notes)
 
 
-def image_files(root: Path, inside: Path) -> list[Path]:
-    """Return the regular image files below `root`; links must stay in the folder `inside`."""
-    found = []
+def image_files(root: Path, inside: Path) -> tuple[list[Path], list[Path]]:
+    """Return (image files, folders) below `root`; links must stay in the folder `inside`."""
+    found, folders = [], []
     for folder, subfolders, files in os.walk(root, onerror=_refuse_unreadable):
         subfolders[:] = sorted(name for name in subfolders if not is_hidden([name]))
         for name in subfolders:
@@ -49,6 +49,7 @@ def image_files(root: Path, inside: Path) -> list[Path]:
                 raise DataError(
                     f"expected real class folders, {name!r} is a link; put the folder itself there"
                 )
+            folders.append(Path(folder, name))
         for name in sorted(files):
             path = Path(folder, name)
             if is_hidden([name]) or not is_image_name(name):
@@ -58,7 +59,7 @@ def image_files(root: Path, inside: Path) -> list[Path]:
                     f"the link {name!r} leads out of the dataset's folder; copy the file itself"
                 )
             found.append(path)
-    return found
+    return found, folders
 
 
 def _refuse_unreadable(error: OSError) -> None:

@@ -6,7 +6,7 @@
 The class is the folder's name; anything below it belongs to it. Hidden files are left out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from distillery.data.source import Item, Readable, Split, class_table, clean_text
@@ -26,7 +26,6 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +47,14 @@ def is_hidden(parts: Sequence[str]) -> bool:
 
 
 def arrange(
-    entries: Sequence[Entry], reference: str
+    entries: Sequence[Entry], reference: str, folders: Iterable[tuple[str, ...]] = ()
 ) -> tuple[tuple[str, ...], list[Item], tuple[str, ...]]:
     """Return (class names, items sorted by name, notes) for image files found below a root.
+
+    Args:
+        entries: The image files.
+        reference: Name of the dataset, for messages.
+        folders: Paths of all folders, so that one without images can be noted.
 
     Raises:
         DataError: If there are no images, no class folders or only one.
@@ -60,18 +64,16 @@ def arrange(
             f"expected folders of images in {reference!r}, found no image at all; known endings "
             f"are {', '.join(IMAGE_SUFFIXES)}"
         )
-    entries = _unwrap([Entry(tuple(map(clean_text, e.parts)), e.read) for e in entries])
-    splitted = _is_split_layout(entries)
+    cleaned = [Entry(tuple(map(clean_text, e.parts)), e.read) for e in entries]
+    cleaned, top = _unwrap(cleaned)
+    splitted = _is_split_layout(cleaned)
     depth = 3 if splitted else 2
-    usable = [entry for entry in entries if len(entry.parts) >= depth]
+    usable = [entry for entry in cleaned if len(entry.parts) >= depth]
     if not usable:
         raise DataError(
             f"expected one folder of images per class in {reference!r}, but all images lie "
             "together without class folders; move the images of each class into its own folder"
         )
-    strays = len(entries) - len(usable)
-    notes = (f"{strays} images outside of any class folder were left out",) if strays else ()
-
     names = class_table(entry.parts[depth - 2] for entry in usable)
     label_of = {name: label for label, name in enumerate(names)}
     items = [
@@ -83,14 +85,40 @@ def arrange(
         )
         for entry in usable
     ]
+    notes = _notes(len(cleaned) - len(usable), _without_images(usable, folders, top, depth))
     return names, sorted(items, key=lambda item: item.name), notes
 
 
-def _unwrap(entries: list[Entry]) -> list[Entry]:
-    """Drop top folders that hold everything, as long as class folders are left below."""
-    while len({e.parts[0] for e in entries}) == 1 and all(len(e.parts) >= 3 for e in entries):
-        entries = [Entry(entry.parts[1:], entry.read) for entry in entries]
-    return entries
+def _notes(strays: int, empty: list[str]) -> tuple[str, ...]:
+    notes = []
+    if strays:
+        notes.append(f"{strays} images outside of any class folder were left out")
+    if empty:
+        shown = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
+        notes.append(f"{len(empty)} folders without images were left out: {shown}")
+    return tuple(notes)
+
+
+def _without_images(
+    usable: list[Entry], folders: Iterable[tuple[str, ...]], top: tuple[str, ...], depth: int
+) -> list[str]:
+    """Return the folders where a class would be, but that hold no image of a known ending."""
+    known = {entry.parts[: depth - 1] for entry in usable}
+    found = {tuple(map(clean_text, folder)) for folder in folders}
+    below = {folder[len(top) :] for folder in found if folder[: len(top)] == top}
+    return sorted("/".join(f) for f in below if len(f) == depth - 1 and f not in known)
+
+
+def _unwrap(entries: list[Entry]) -> tuple[list[Entry], tuple[str, ...]]:
+    """Drop folders that wrap all others, while class folders are left; also return those."""
+    dropped: list[str] = []
+    while True:
+        tops = {entry.parts[0] for entry in entries if len(entry.parts) >= 2}
+        nested = sum(len(entry.parts) >= 3 for entry in entries)
+        if len(tops) != 1 or 2 * nested <= len(entries):
+            return entries, tuple(dropped)
+        dropped += tops
+        entries = [Entry(e.parts[1:] if len(e.parts) > 1 else e.parts, e.read) for e in entries]
 
 
 def _is_split_layout(entries: list[Entry]) -> bool:

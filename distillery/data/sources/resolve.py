@@ -4,6 +4,7 @@ from pathlib import Path
 
 from distillery.data.config import DataConfig
 from distillery.data.source import Source
+from distillery.data.sources.archive import open_archive
 from distillery.data.sources.digits import open_digits
 from distillery.data.sources.folder import open_folder
 from distillery.errors import DataError
@@ -26,4 +27,6 @@ def open_source(config: DataConfig) -> Source:
     path = Path(config.dataset).expanduser()
     if path.is_dir():
         return open_folder(path, max_pixels=config.max_image_pixels)
+    if path.is_file():
+        return open_archive(path, max_pixels=config.max_image_pixels)
     raise DataError(f"no dataset {config.dataset!r} was found; a dataset is {UNDERSTOOD}")
