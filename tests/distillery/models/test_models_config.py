@@ -1,0 +1,79 @@
+"""Costs are formulas: they must agree with networks that are really built and run."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from distillery.errors import ConfigError
+from distillery.models.config import (
+    PUBLISHED_BASES,
+    PixelDiTConfig,
+    dit_flops_per_image,
+    dit_num_parameters,
+)
+from distillery.models.dit import build_pixel_dit, denoise
+
+SMALL = PixelDiTConfig(
+    image_size=12, channels=3, num_classes=7, patch_size=4, num_layers=2, num_heads=3, head_dim=8
+)
+
+
+@pytest.mark.parametrize("config", [SMALL, PixelDiTConfig.for_images(8, 1, 10)])
+def test_number_of_parameters_is_that_of_the_network(config: PixelDiTConfig) -> None:
+    network = build_pixel_dit(config, seed=0)
+    assert config.num_parameters() == sum(p.numel() for p in network.parameters())
+
+
+def test_digits_default_is_the_prototype() -> None:
+    config = PixelDiTConfig.for_images(8, 1, 10)
+    assert (config.width, config.num_layers, config.patch_size) == (96, 4, 2)
+    assert config.num_parameters() == 828_964  # prototype.md, section 2
+
+
+def test_flops_are_those_that_torch_counts() -> None:
+    network = build_pixel_dit(SMALL, seed=0).eval()
+    for size in (1, 5):
+        zeros = torch.zeros(size, dtype=torch.int64)
+        counter = FlopCounterMode(display=False)
+        # torch does not count its fused attention on a CPU
+        with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            denoise(network, torch.zeros(size, 3, 12, 12), zeros, zeros)
+        assert counter.get_total_flops() == size * SMALL.flops_per_image()
+
+
+def test_published_base_has_the_published_cost() -> None:
+    config = PUBLISHED_BASES["facebook/DiT-XL-2-256"].transformer
+    assert dit_num_parameters(config) == pytest.approx(749.8e6, rel=1e-4)  # peers.md, section 4
+    # Peebles & Xie, Table 1 count a multiplication and its addition as one: 118.6 G
+    assert dit_flops_per_image(config) / 2 == pytest.approx(118.6e9, rel=0.01)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(8, 2), (16, 2), (28, 4), (32, 4), (64, 4)])
+def test_patch_follows_the_image_size(size: int, patch: int) -> None:
+    assert PixelDiTConfig.for_images(size, 3, 10).patch_size == patch
+
+
+def test_size_that_is_no_multiple_of_the_patch_names_one_that_is() -> None:
+    with pytest.raises(ConfigError, match="use 28"):
+        PixelDiTConfig.for_images(29, 1, 10)
+
+
+def test_values_that_no_network_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="channels"):
+        PixelDiTConfig.for_images(8, 2, 10)
+    with pytest.raises(ConfigError, match="noise_schedule"):
+        PixelDiTConfig(
+            image_size=8, channels=1, num_classes=2, patch_size=2,
+            noise_schedule="sigmoid",  # type: ignore[arg-type]
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match="geglu"):
+        dit_num_parameters({"activation_fn": "geglu"})
+
+
+def test_costs_need_no_torch() -> None:
+    code = "import sys, distillery.models.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
