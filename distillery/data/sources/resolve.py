@@ -1,5 +1,6 @@
 """From what the user wrote to a `Source`: the one place that knows every kind of dataset."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from distillery.data.config import DataConfig
@@ -7,6 +8,10 @@ from distillery.data.source import Source
 from distillery.data.sources.archive import open_archive
 from distillery.data.sources.digits import open_digits
 from distillery.data.sources.folder import open_folder
+from distillery.data.sources.hub import licence_of, open_hub, parse_hub_reference
+from distillery.data.sources.idx import idx_folder, open_idx
+from distillery.data.sources.parquet import open_parquet, parquet_files
+from distillery.data.sources.tensors import open_tensors
 from distillery.errors import DataError
 
 UNDERSTOOD = (
@@ -19,14 +24,49 @@ UNDERSTOOD = (
 def open_source(config: DataConfig) -> Source:
     """Return the dataset that `config.dataset` names, opened for reading.
 
+    A path that exists comes before a Hub id of the same spelling.
+
     Raises:
         DataError: If there is no such dataset, or it cannot be understood.
+        ConfigError: If two different revisions are named.
     """
     if config.dataset == "digits":
         return open_digits()
-    path = Path(config.dataset).expanduser()
-    if path.is_dir():
-        return open_folder(path, max_pixels=config.max_image_pixels)
-    if path.is_file():
-        return open_archive(path, max_pixels=config.max_image_pixels)
-    raise DataError(f"no dataset {config.dataset!r} was found; a dataset is {UNDERSTOOD}")
+    try:
+        path = Path(config.dataset).expanduser().resolve()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL inside, an unknown ~user
+        is_folder = is_file = False
+    if is_folder:
+        return replace(_open_folder(path, config), licence=licence_of(path))
+    if is_file:
+        return _open_file(path, config)
+    hub = parse_hub_reference(config.dataset, config.revision)
+    if hub is not None:
+        return open_hub(*hub, config)
+    raise DataError(f"no dataset {config.dataset[:200]!r} was found; a dataset is {UNDERSTOOD}")
+
+
+def _open_folder(path: Path, config: DataConfig) -> Source:
+    """Tell idx files, Parquet files and class folders apart."""
+    idx = idx_folder(path)
+    if idx is not None:
+        return open_idx(idx, max_pixels=config.max_image_pixels, reference=path.name)
+    if parquet_files(path):
+        return open_parquet(
+            path, max_pixels=config.max_image_pixels, label_column=config.label_column
+        )
+    return open_folder(path, max_pixels=config.max_image_pixels)
+
+
+def _open_file(path: Path, config: DataConfig) -> Source:
+    """Tell Parquet, safetensors and archives apart."""
+    if path.suffix == ".safetensors":
+        return open_tensors(path, max_pixels=config.max_image_pixels)
+    with open(path, "rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    if is_parquet:
+        return open_parquet(
+            path, max_pixels=config.max_image_pixels, label_column=config.label_column
+        )
+    return open_archive(path, max_pixels=config.max_image_pixels)
