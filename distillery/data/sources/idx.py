@@ -82,12 +82,7 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             start = file.read(4)
-            if (
-                len(start) != 4
-                or start[:2] != b"\0\0"
-                or start[2] != UINT8
-                or start[3] not in (1, 3)
-            ):
+            if len(start) != 4 or start[:3] != UINT8_MAGIC or start[3] not in (1, 3):
                 raise ValueError("it does not start like one")
             shape = struct.unpack(f">{start[3]}I", file.read(4 * start[3]))
             size = math.prod(shape)
