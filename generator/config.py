@@ -75,6 +75,8 @@ class DistillConfig:
     """`smoke`: the real thing on a sliver, in seconds."""
     image_size: int | None = None
     """Side of the square images; None: what fits the data and the base."""
+    channels: int | None = None
+    """1 for gray, 3 for colour; None: what the images are."""
     horizontal_flip: bool | None = None
     """Whether a mirrored image is as good; None: yes for colour, no for gray images."""
     num_threads: int | None = None
@@ -129,7 +131,9 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+            raise ConfigError(
+                f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}"
+            )
         return value
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):

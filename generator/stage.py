@@ -47,6 +47,8 @@ class Context:
     """Folders of the stages it reads, by name."""
     on_progress: OnProgress
     """Told of each unit of work; may raise `Cancelled`."""
+    job: Mapping[str, Any] = field(default_factory=dict)
+    """What the report tells of the job: decisions, warnings, records of earlier stages."""
     checkpoint_interval_s: float = 10.0
     """Seconds between two checkpoints."""
 
@@ -107,6 +109,7 @@ def run_stage(
     *,
     root: Path,
     on_progress: OnProgress,
+    job: Mapping[str, Any] | None = None,
     checkpoint_interval_s: float = 10.0,
 ) -> Finished:
     """Return the complete stage under `root`, doing or finishing its work where need be."""
@@ -126,6 +129,7 @@ def run_stage(
             partial,
             {name: inputs[name].folder for name in stage.reads},
             on_progress,
+            job or {},
             checkpoint_interval_s,
         )
         output = stage.run(context)
@@ -162,9 +166,7 @@ def _record(
     for path in folder.iterdir():
         if path.name.startswith((".", "checkpoint-")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    names = sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
-    )
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     files = {name: digest_file(folder / name) for name in names if name != RECORD}
     facts = dict(output.facts)
     return {

@@ -1,0 +1,190 @@
+"""The pipeline: every stage of a job in order, in a folder that can be left and taken up again.
+
+A job folder holds `job.json` (request, resolved configuration, decisions), `stages/` and, at the
+end, `bundle/`. Stages that other jobs can use lie in the cache. Running the same job again goes
+on after the last complete stage, and inside a stage from its last checkpoint.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from distillery.data.dataset import Dataset
+from distillery.errors import JobError
+from distillery.files import digest_json, read_json, write_json
+from distillery.machine import use_threads
+from distillery.progress import OnProgress
+from generator.config import DistillConfig, from_dict, to_dict
+from generator.plan import Plan
+from generator.stage import Finished, Stage, run_stage
+from generator.stages import (
+    base,
+    bundle,
+    encode,
+    evaluate,
+    finetune,
+    generate,
+    label,
+    prepare,
+    refine,
+    score,
+)
+
+STAGES: tuple[Stage, ...] = (
+    prepare.STAGE, base.STAGE, encode.STAGE, finetune.STAGE, generate.STAGE, score.STAGE,
+    refine.STAGE, label.STAGE, evaluate.STAGE, bundle.STAGE,
+)  # fmt: skip
+JOB_FILE = "job.json"
+JOB_SCHEMA = "distillery-job/1"
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A finished job."""
+
+    folder: Path
+    bundle: Path
+    """Folder of the bundle."""
+    content_digest: str
+    stages: tuple[Finished, ...]
+
+
+def request_digest(request: Mapping[str, Any]) -> str:
+    """Return the identity of what a user asked for."""
+    return digest_json(dict(request))
+
+
+def stored_job(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the job that a folder holds, None for a new folder.
+
+    Raises:
+        JobError: If the folder holds another job, or files that are not ours.
+    """
+    path = folder / JOB_FILE
+    if not path.exists():
+        if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
+            raise JobError(
+                f"{folder} exists and holds no job: name a new folder with --out, nothing was "
+                "changed"
+            )
+        return None
+    job = read_json(path)
+    if job.get("schema") != JOB_SCHEMA or job["request_digest"] != request_digest(request):
+        raise JobError(
+            f"{folder} holds another job ({_describe(job.get('request', {}))}): name a new folder "
+            "with --out, or repeat that job's options to continue it"
+        )
+    return job
+
+
+def _describe(request: Mapping[str, Any]) -> str:
+    """Return a request in a few words."""
+    dataset = request.get("data", {}).get("dataset", "digits")
+    return f"dataset {dataset}, ipc {request.get('images_per_class', 10)}"
+
+
+def start_job(folder: Path, request: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    """Write a new job's `job.json` and return it."""
+    job = {
+        "schema": JOB_SCHEMA,
+        "request": dict(request),
+        "request_digest": request_digest(request),
+        "config": to_dict(plan.config),
+        "decisions": [dataclasses.asdict(decision) for decision in plan.decisions],
+        "warnings": list(plan.warnings),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / JOB_FILE, job)
+    return job
+
+
+def run_job(
+    folder: Path,
+    job: Mapping[str, Any],
+    *,
+    cache: Path,
+    on_progress: OnProgress,
+    on_stage: Callable[[Finished], None] = lambda _: None,
+    checkpoint_interval_s: float = 10.0,
+) -> JobResult:
+    """Run or finish a job.
+
+    Args:
+        folder: Of the job, with its `job.json`.
+        job: Content of that file.
+        cache: Folder of shared stages.
+        on_progress: Told of all work; may raise `Cancelled`.
+        on_stage: Told of each stage when it is complete.
+        checkpoint_interval_s: Seconds between two checkpoints.
+
+    Raises:
+        JobError: If another process is running this job.
+        DistilleryError: What a stage could not do.
+    """
+    config: DistillConfig = from_dict(job["config"])
+    assert config.num_threads is not None  # the plan filled it in
+    use_threads(config.num_threads)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise JobError(f"another process is running the job in {folder}: wait for it") from error
+    try:
+        done: dict[str, Finished] = {}
+        for stage in STAGES:
+            root = cache if stage.is_shared else folder / "stages"
+            facts = {"decisions": job["decisions"], "warnings": job["warnings"]}
+            facts["stages"] = [_stage_row(finished) for finished in done.values()]
+            done[stage.name] = run_stage(
+                stage, config, done, root=root, on_progress=on_progress, job=facts,
+                checkpoint_interval_s=checkpoint_interval_s,
+            )  # fmt: skip
+            on_stage(done[stage.name])
+            if stage.name == "prepare":
+                _check_size(done["prepare"], config)
+        bundle_folder = _publish(done["bundle"].folder / bundle.FOLDER, folder / "bundle")
+    finally:
+        lock.release()
+    digest = done["bundle"].record["facts"]["content_digest"]
+    return JobResult(folder, bundle_folder, digest, tuple(done.values()))
+
+
+def _stage_row(finished: Finished) -> dict[str, Any]:
+    """Return what the report tells of a stage."""
+    record = finished.record
+    return {
+        "name": finished.name,
+        "seconds": record["seconds"],
+        "cached": finished.was_cached,
+        "summary": record["summary"],
+    }
+
+
+def _check_size(prepared: Finished, config: DistillConfig) -> None:
+    """Refuse more images per class than the smallest class has."""
+    dataset = Dataset.load(prepared.folder)
+    prepare.check_images_per_class(
+        dataset.facts["counts"]["train"], list(dataset.class_names), config.images_per_class
+    )
+
+
+def _publish(source: Path, target: Path) -> Path:
+    """Give the bundle its place in the job folder, as links to the stage's files where it can."""
+    if target.exists():
+        return target
+    partial = target.with_name(f".{target.name}.partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    try:
+        shutil.copytree(source, partial, copy_function=os.link)
+    except OSError:  # a file system without hard links
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+    os.rename(partial, target)
+    return target

@@ -1,0 +1,166 @@
+"""From what a user asked for to a complete configuration, with the reason for each choice.
+
+The request is a nested dict with the fields that the user set; everything else comes from
+`generator.defaults`. Plans are made once: a resumed job reads its stored configuration.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillery.data.config import DataConfig
+from distillery.data.sources.resolve import open_source
+from distillery.data.survey import Survey, survey
+from distillery.errors import ConfigError, DataError
+from distillery.machine import Machine
+from generator.choose_base import BaseChoice, choose_base
+from generator.config import DistillConfig, from_dict
+from generator.defaults import Situation, default_values
+
+PRESETS = ("default", "smoke")
+MINIMAX_PRESETS = ("default", "reference", "printed")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A choice that the plan made for the user."""
+
+    what: str
+    choice: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a first look at the dataset shows."""
+
+    survey: Survey
+    class_names: tuple[str, ...]
+    num_images: int
+    num_train: int
+    """About how many images will be in the train split."""
+    smallest_class: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A complete configuration, how it came about, and what to say before it runs."""
+
+    config: DistillConfig
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...]
+    look: Look
+    licence: str | None
+
+
+def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> Plan:
+    """Return the plan for a request.
+
+    Args:
+        request: Nested dict of the fields that the user set, as in `DistillConfig`.
+        cache: Folder of shared stages, looked through for a base that knows the data.
+        machine: Where the job will run.
+
+    Raises:
+        ConfigError: If a field is unknown or out of range.
+        DataError: If the dataset cannot be read, or has too few images for the request.
+    """
+    asked = from_dict(request)  # refuses unknown fields and wrong types before any work
+    preset, minimax = request.get("preset", "default"), _minimax_preset(request)
+    ipc = asked.images_per_class
+    look = look_at(asked.data)
+    if ipc > look.smallest_class:
+        raise DataError(
+            f"{ipc} images per class were asked for, but the smallest of the "
+            f"{len(look.class_names)} classes has only {look.smallest_class} training images: use "
+            f"--ipc {max(1, look.smallest_class // 2)} or less"
+        )
+    choice = choose_base(asked, look.survey, machine=machine, cache=cache)
+    situation = Situation(
+        kind=choice.kind,
+        preset=preset,
+        minimax_preset=minimax,
+        image_size=choice.image_size,
+        channels=asked.channels or (1 if look.survey.gray else 3),
+        num_classes=len(look.class_names),
+        num_train=look.num_train,
+        images_per_class=ipc,
+        num_threads=min(machine.num_cores, 8),
+        is_digits=asked.data.dataset == "digits",
+    )
+    values = merge(default_values(situation), choice.values)
+    values = merge(values, request)
+    values = merge(values, {"base": {"reference": choice.reference, "revision": choice.revision}})
+    config = from_dict(values)
+    return Plan(
+        config, _decisions(config, asked, look, choice), _warnings(look, choice), look,
+        choice.licence,
+    )  # fmt: skip
+
+
+def look_at(config: DataConfig) -> Look:
+    """Open the dataset and count it."""
+    with open_source(config) as source:
+        given = Counter(item.split for item in source.items)
+        per_class = Counter(item.label for item in source.items if item.split in ("train", None))
+        share = 1.0 if given["train"] else 1 - config.test_fraction
+        share *= 1.0 if given["validation"] else 1 - config.validation_fraction
+        sizes = [int(per_class[label] * share) for label in range(len(source.class_names))]
+        return Look(survey(source), source.class_names, len(source.items), sum(sizes), min(sizes))
+
+
+def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested dicts laid over each other; what is None in `over` leaves what is there."""
+    merged = dict(values)
+    for name, value in over.items():
+        if isinstance(value, Mapping):
+            merged[name] = merge(merged.get(name) or {}, value)
+        elif value is not None or name not in merged:
+            merged[name] = value
+    return merged
+
+
+def _minimax_preset(request: Mapping[str, Any]) -> Any:
+    """Return the named minimax preset of a request."""
+    preset = request.get("finetune", {}).get("preset", "default")
+    if preset not in MINIMAX_PRESETS:
+        raise ConfigError(
+            f"finetune.preset must be one of {', '.join(MINIMAX_PRESETS)}, got {preset!r}"
+        )
+    return preset
+
+
+def _decisions(
+    config: DistillConfig, asked: DistillConfig, look: Look, choice: BaseChoice
+) -> tuple[Decision, ...]:
+    """Return what was chosen for the user, with reasons."""
+    found = [Decision("base model", choice.name, choice.reason)]
+    if asked.image_size is None:
+        text = f"images are about {look.survey.native_size} px; {choice.size_reason}"
+        found.append(Decision("image size", f"{config.image_size} px", text))
+    if asked.horizontal_flip is None:
+        kind = (
+            "gray images are often letters and digits"
+            if config.channels == 1
+            else ("colour photographs mean the same mirrored")
+        )
+        found.append(Decision("mirroring", "on" if config.horizontal_flip else "off", kind))
+    if asked.generate.guidance_scale is None:
+        reason = f"falls as images per class rise; this job has {config.images_per_class}"
+        found.append(Decision("guidance scale", str(config.generate.guidance_scale), reason))
+    return tuple(found)
+
+
+def _warnings(look: Look, choice: BaseChoice) -> tuple[str, ...]:
+    """Return what a user should know before the run."""
+    found = list(choice.warnings)
+    if look.survey.num_bad:
+        found.append(
+            f"{look.survey.num_bad} of {look.survey.num_bad + look.survey.num_read} images looked "
+            "at cannot be read; the report names every bad file"
+        )
+    if choice.licence:
+        found.append(f"the base model's licence is {choice.licence}; the bundle inherits it")
+    return tuple(found)

@@ -1,0 +1,158 @@
+"""The report of a job: what was asked and done, how good it is, and what each stage gained."""
+
+import math
+from typing import Any
+
+from distillery.data.dataset import Dataset
+from distillery.files import read_json
+from generator.config import to_dict
+from generator.public_names import public_config, public_name
+from generator.stage import Context
+from generator.stages.evaluate import RESULTS
+from generator.stages.finetune import CURVES
+from generator.stages.refine import CURVE
+
+SCHEMA = "distillery-report/1"
+
+EFFECTS = (
+    ("fine-tuning and selection", "plain_dit", "selected"),
+    ("refinement", "selected", "ours"),
+    ("the generated start, against a real one with the same refinement", "real_refined", "ours"),
+    ("the whole, against k-medoids of real images", "k_medoids", "ours"),
+    ("the whole, against random real images", "random_real", "ours"),
+    ("the whole, against class means", "class_mean", "ours"),
+)
+"""(what, set without, set with) of each comparison that the report draws."""
+
+
+def build_report(context: Context) -> dict[str, Any]:
+    """Return the content of `report.json`."""
+    config = context.config
+    dataset = Dataset.load(context.inputs["prepare"])
+    results = read_json(context.inputs["evaluate"] / RESULTS)
+    name = public_name(config.data.dataset)
+    score = context.facts("score")
+    fallback = None
+    if score["fallback"]:
+        generated = context.facts("generate")
+        fallback = {
+            "reason": f"a judge of real images agreed with {100 * generated['fidelity']:.1f} % of "
+            f"the labels of the generated samples, under the floor of "
+            f"{100 * generated['floor']:.0f} %; real images were chosen and refined instead"
+        }
+    return {
+        "schema": SCHEMA,
+        "title": f"{name}, {config.images_per_class} images per class",
+        "dataset": _dataset(dataset, name),
+        "config": public_config(to_dict(config)),
+        "decisions": list(context.job.get("decisions", [])),
+        "warnings": [*context.job.get("warnings", []), *_stage_warnings(context)],
+        "stages": list(context.job.get("stages", [])),
+        "stage_effects": stage_effects(results),
+        "protocol": _protocol(context),
+        "results": {
+            "hard": [row for row in results["hard"] if row["name"] != "full_data"],
+            "soft": results["soft"],
+        },
+        "full_data": next((row for row in results["hard"] if row["name"] == "full_data"), None),
+        "curves": _curves(context),
+        "fallback": fallback,
+        "licences": _licences(context, dataset),
+    }
+
+
+def _dataset(dataset: Dataset, name: str) -> dict[str, Any]:
+    """Return what the report tells of the data."""
+    facts = dataset.facts
+    kept = ("kind", "revision", "licence", "class_names", "image_size", "channels", "bad_files",
+            "duplicates", "leakage", "notes", "fingerprint")  # fmt: skip
+    counts = {split: sum(values) for split, values in facts["counts"].items()}
+    return {key: facts[key] for key in kept} | {
+        "reference": name,
+        "num_classes": len(facts["class_names"]),
+        "images_per_split": counts,
+    }
+
+
+def _protocol(context: Context) -> dict[str, Any]:
+    """Return how the students were trained."""
+    evaluate = context.config.evaluate
+    return {
+        "name": "distillery",
+        "student": evaluate.student.network,
+        "epochs_or_steps": f"{evaluate.student.num_steps} steps",
+        "num_seeds": evaluate.num_seeds,
+        "notes": "figures of the last step, on the test split, which no other stage reads; mean "
+        "and sample standard deviation over students",
+    }
+
+
+def _stage_warnings(context: Context) -> list[str]:
+    """Return what went other than planned."""
+    found = []
+    if not context.facts("score")["proxy_is_sound"]:
+        found.append("the proxy was below its accuracy floor, so nothing was selected by it")
+    found += [
+        f"fine-tuning was stopped by its guard: {why}"
+        for why in context.facts("finetune").get("stopped", [])
+    ]
+    return found
+
+
+def stage_effects(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what each stage gained in accuracy, and whether that is more than noise."""
+    rows = {row["name"]: row for row in results["hard"]}
+    effects = [
+        _effect(what, rows[without], rows[with_], without, with_)
+        for what, without, with_ in EFFECTS
+        if without in rows and with_ in rows
+    ]
+    for row in results["soft"]:
+        effects.append(_effect("soft labels", rows["ours"], row, "ours", "ours, soft labels"))
+    return effects
+
+
+def _effect(what: str, before: dict, after: dict, without: str, with_: str) -> dict[str, Any]:
+    """Return one comparison; the standard error is that of the difference of two means."""
+    a, b = before["accuracy"], after["accuracy"]
+    gain = b["mean"] - a["mean"]
+    error = math.sqrt(a["std"] ** 2 / len(a["runs"]) + b["std"] ** 2 / len(b["runs"]))
+    text = f"{100 * gain:+.1f} points (standard error {100 * error:.1f})"
+    if len(a["runs"]) < 2:
+        verdict = f"{text}: one student says nothing of the noise"
+    elif gain > 2 * error:
+        verdict = f"{text}: it helps"
+    elif gain < -2 * error:
+        verdict = f"{text}: it hurts"
+    else:
+        verdict = f"{text}: not shown to help"
+    return {
+        "stage": what,
+        "compared": [without, with_],
+        "metric": "accuracy",
+        "gain": gain,
+        "standard_error": error,
+        "verdict": verdict,
+    }
+
+
+def _curves(context: Context) -> dict[str, Any]:
+    """Return the loss curves of fine-tuning (its first group) and refinement."""
+    groups = read_json(context.inputs["finetune"] / CURVES)
+    return {
+        "finetune": groups[0] if groups else {},
+        "refine": read_json(context.inputs["refine"] / CURVE),
+    }
+
+
+def _licences(context: Context, dataset: Dataset) -> list[dict[str, str]]:
+    """Return the licences that the result carries along."""
+    base = context.facts("base")
+    return [
+        {"what": "source images", "licence": dataset.facts["licence"] or "not stated"},
+        {
+            "what": "base model",
+            "licence": base["licence"]
+            or ("none attached: trained on the source images" if not base["folder"] else "unknown"),
+        },
+    ]

@@ -1,0 +1,146 @@
+"""Stage evaluate: students of our set and of every control, on the test split, once.
+
+This is the only stage that reads the test split. Each student's figures are kept as they come, so
+that a killed run goes on at the next student.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from distillery.evaluation.harness import ImageSet, TestBench, build_bench, judge, summarise
+from distillery.files import write_json
+from distillery.progress import Progress
+from distillery.seeds import derive_seed
+from distillery.tensorfile import read_tensors, write_tensors
+from generator.config import DistillConfig, to_dict
+from generator.controls import LABELS, random_real, real_selections, refined_control
+from generator.stage import Context, Stage, StageOutput
+from generator.stages.common import Reals, load_classifier, open_reals
+from generator.stages.generate import PLAIN
+from generator.stages.label import LOGITS
+from generator.stages.refine import REFINED
+from generator.stages.score import CHOSEN, CLUSTERS, PROXY
+
+RESULTS = "results.json"
+MakeSet = Callable[[int], ImageSet]
+"""Number of the student -> the set it learns from; the same for all but random draws."""
+
+
+def settings(config: DistillConfig) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "evaluate": to_dict(config.evaluate),
+        "refine": to_dict(config.refine),
+        "proxy": to_dict(config.proxy),
+        "images_per_class": config.images_per_class,
+        "seed": config.seed,
+        "num_threads": config.num_threads,
+    }
+
+
+def run(context: Context) -> StageOutput:
+    """Judge every set with every seed and write the rows of the report."""
+    reals, config = open_reals(context), context.config
+    images, labels = reals.dataset.split("test")
+    bench = build_bench(
+        images, labels, normalisation=reals.normalisation, num_classes=reals.num_classes,
+        num_groups=config.evaluate.num_groups,
+    )  # fmt: skip
+    hard = dict(_hard_sets(context, reals))
+    soft = {"ours": _ours(context, soft=True)} if context.facts("label")["enabled"] else {}
+    total = (len(hard) + len(soft)) * config.evaluate.num_seeds
+    judged = _Judged(context, bench, total)
+    rows = {
+        "hard": [judged.row("hard", name, make) for name, make in hard.items()],
+        "soft": [judged.row("soft", name, make) for name, make in soft.items()],
+    }
+    write_json(context.folder / RESULTS, rows)
+    ours = rows["hard"][0]["accuracy"]
+    return StageOutput(
+        f"accuracy {100 * ours['mean']:.1f} +- {100 * ours['std']:.1f} % over "
+        f"{config.evaluate.num_seeds} students, {len(hard) - 1} controls beside it"
+    )
+
+
+def _ours(context: Context, *, soft: bool) -> MakeSet:
+    """Return our set, with the teacher's logits where soft labels are judged."""
+    arrays, _ = read_tensors(context.inputs["refine"] / REFINED)
+    logits = None
+    if soft:
+        logits = read_tensors(context.inputs["label"] / LOGITS)[0]["logits"]
+    ours = ImageSet(arrays["images"], arrays["labels"], logits)
+    return lambda _: ours
+
+
+def _stored(path_arrays: dict) -> MakeSet:
+    """Return a set that an earlier stage wrote."""
+    stored = ImageSet(path_arrays["images"], path_arrays["labels"])
+    return lambda _: stored
+
+
+def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
+    """Yield our set first, then the controls, in the order of `controls.LABELS`."""
+    config = context.config
+    yield "ours", _ours(context, soft=False)
+    if not config.evaluate.controls:
+        return
+    if config.refine.enabled:
+        yield "selected", _stored(read_tensors(context.inputs["score"] / CHOSEN)[0])
+    yield "plain_dit", _stored(read_tensors(context.inputs["generate"] / PLAIN)[0])
+    yield "random_real", lambda draw: random_real(reals, config, draw)
+    proxy = load_classifier(context.inputs["score"] / PROXY, config.proxy.network, reals.dataset)
+    for name, image_set in real_selections(reals, proxy, config).items():
+        yield name, (lambda _, s=image_set: s)
+    if config.refine.enabled:
+        yield "real_refined", _stored(_refined_real(context, reals))
+    if config.evaluate.full_data:
+        everything = ImageSet(*reals.dataset.split("train"))
+        yield "full_data", lambda _: everything
+
+
+def _refined_real(context: Context, reals: Reals) -> dict:
+    """Return real images after the same refinement; kept, because it takes a while."""
+    path = context.folder / "checkpoint-real-refined.safetensors"
+    if not path.exists():
+        clusters = read_tensors(context.inputs["score"] / CLUSTERS)[0]["cluster_ids"]
+        start = random_real(reals, context.config, 0)
+
+        def tell(progress: Progress) -> None:
+            message = "refining the real control"
+            context.on_progress(Progress("evaluate", progress.step, progress.total, message))
+
+        refined = refined_control(start, reals, clusters, context.config, tell)
+        write_tensors(path, {"images": refined.images, "labels": refined.labels})
+    return read_tensors(path)[0]
+
+
+class _Judged:
+    """Figures of students by protocol, set and seed; kept in a file as they come."""
+
+    def __init__(self, context: Context, bench: TestBench, total: int) -> None:
+        self.context, self.bench, self.total = context, bench, total
+        self.path = context.folder / "checkpoint-judged.json"
+        self.runs: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def row(self, protocol: str, name: str, make: MakeSet) -> dict[str, Any]:
+        """Return one row of the report: mean and spread over the seeds of a set."""
+        config = self.context.config
+        runs = []
+        for number in range(config.evaluate.num_seeds):
+            key = f"{protocol}/{name}/{number}"
+            if key not in self.runs:
+                # The same seed for every set: students differ in their images only
+                seed = derive_seed(config.seed, "student", number)
+                self.runs[key] = judge(make(number), self.bench, config.evaluate.student, seed=seed)
+                write_json(self.path, self.runs)
+            runs.append(self.runs[key])
+            message = f"students of {LABELS[name]}"
+            self.context.on_progress(Progress("evaluate", len(self.runs), self.total, message))
+        row = {"name": name, "label": LABELS[name], "is_ours": name == "ours"}
+        return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
+
+
+STAGE = Stage(
+    "evaluate", 1, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
+)

@@ -1,0 +1,65 @@
+"""Stage prepare: the dataset decoded once, with splits, counts, bad files and fingerprint."""
+
+from typing import Any
+
+from distillery.data.prepare import prepare_dataset
+from distillery.data.sources.resolve import open_source
+from distillery.errors import DataError
+from generator.config import DistillConfig, to_dict
+from generator.stage import Context, Stage, StageOutput
+
+
+def settings(config: DistillConfig) -> dict[str, Any]:
+    """Return what the prepared files depend on."""
+    return {
+        "data": to_dict(config.data),
+        "image_size": config.image_size,
+        "channels": config.channels,
+    }
+
+
+def run(context: Context) -> StageOutput:
+    """Decode and split the dataset."""
+    config = context.config
+    assert config.image_size is not None and config.channels is not None  # the plan filled them in
+    with open_source(config.data) as source:
+        facts = prepare_dataset(
+            source,
+            config=config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            folder=context.folder,
+            on_progress=context.on_progress,
+        )
+    counts = {split: sum(values) for split, values in facts["counts"].items()}
+    summary = (
+        f"{sum(counts.values())} images of {len(facts['class_names'])} classes at "
+        f"{config.image_size} px: {counts['train']} train, {counts['validation']} validation, "
+        f"{counts['test']} test"
+    )
+    if facts["bad_files"]:
+        first = facts["bad_files"][0]
+        summary += f"; {len(facts['bad_files'])} bad files left out, first {first['name']}"
+    return StageOutput(
+        summary, {"fingerprint": facts["fingerprint"], "counts": counts}, facts["fingerprint"]
+    )
+
+
+def check_images_per_class(
+    counts: list[int], class_names: list[str], images_per_class: int
+) -> None:
+    """Refuse more images per class than the smallest class has in its train split.
+
+    Raises:
+        DataError: With the class, its size and the way out.
+    """
+    smallest = min(range(len(counts)), key=lambda label: counts[label])
+    if images_per_class > counts[smallest]:
+        raise DataError(
+            f"{images_per_class} images per class were asked for, but class "
+            f"{class_names[smallest]!r} has only {counts[smallest]} training images: "
+            f"use --ipc {max(1, counts[smallest] // 2)} or less"
+        )
+
+
+STAGE = Stage("prepare", 1, (), settings, run, is_shared=True)

@@ -1,0 +1,197 @@
+"""Stage score: a robust proxy of the real images, scores of the candidates, the chosen ones.
+
+Where the generator's samples are not faithful, selected real images take their place. Where the
+proxy is not sound, it selects nothing: the first candidates of each class are taken, and said so.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillery.evaluation.training import predict_logits
+from distillery.models.classifiers import Classifier
+from distillery.progress import Progress
+from distillery.seeds import derive_seed, numpy_rng
+from distillery.tensorfile import read_tensors, write_tensors
+from generator.config import DistillConfig, to_dict
+from generator.noise import noise_seed
+from generator.stage import Context, Stage, StageOutput
+from generator.stages.common import Reals, open_reals, save_classifier
+from generator.stages.generate import POOL
+from robust.clusters import cluster_within_classes
+from robust.proxy import Proxy, train_proxy
+from robust.scoring import SCORE_NAMES, candidate_scores
+from robust.selection import greedy_cvar
+
+CHOSEN, CLUSTERS, PROXY = "chosen.safetensors", "clusters.safetensors", "proxy.safetensors"
+
+
+def settings(config: DistillConfig) -> dict[str, Any]:
+    """Return what proxy, scores and choice depend on."""
+    return {
+        "proxy": to_dict(config.proxy),
+        "select": to_dict(config.select),
+        "augmentation": config.evaluate.student.augmentation,
+        "images_per_class": config.images_per_class,
+        "seed": config.seed,
+        "num_threads": config.num_threads,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Images to choose from, sorted by class."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    seeds: np.ndarray
+
+
+def run(context: Context) -> StageOutput:
+    """Train the proxy, score the candidates, choose."""
+    reals = open_reals(context)
+    clusters = real_clusters(context, reals)
+    write_tensors(context.folder / CLUSTERS, {"cluster_ids": clusters})
+    proxy = fit_proxy(context, reals, clusters)
+    save_classifier(context.folder / PROXY, proxy.network)
+    generated = context.facts("generate")
+    fallback = not generated["is_faithful"]
+    candidates = real_candidates(context, reals) if fallback else _pool(context)
+    scores = _scores(reals, proxy, candidates)
+    chosen, cluster_ids = choose(context.config, reals, proxy, candidates, clusters)
+    write_tensors(
+        context.folder / CHOSEN,
+        {
+            "images": candidates.images[chosen],
+            "labels": candidates.labels[chosen],
+            "seeds": candidates.seeds[chosen],
+            "scores": scores[chosen],
+            "cluster_ids": cluster_ids.astype(np.int32),
+        },
+    )
+    facts = {
+        "fallback": fallback,
+        "proxy_accuracy": proxy.validation_accuracy,
+        "proxy_is_sound": proxy.is_sound,
+        "score_names": list(SCORE_NAMES),
+    }
+    return StageOutput(_summary(context, proxy, fallback), facts)
+
+
+def _summary(context: Context, proxy: Proxy, fallback: bool) -> str:
+    """Return the line that says what was chosen from what."""
+    text = f"proxy labels {100 * proxy.validation_accuracy:.1f} % of validation rightly; "
+    if fallback:
+        generated = context.facts("generate")
+        text += (
+            f"samples were not faithful ({100 * generated['fidelity']:.1f} % < "
+            f"{100 * generated['floor']:.0f} %), so real images are chosen instead; "
+        )
+    if not proxy.is_sound:
+        return text + "that is below its floor, so it selects nothing: the first of each class stay"
+    return text + f"{context.config.images_per_class} a class by {context.config.select.method}"
+
+
+def real_clusters(context: Context, reals: Reals) -> np.ndarray:
+    """Return the cluster of each training image inside its class, by k-means on pixels."""
+    images, labels = reals.split("train")
+    return cluster_within_classes(
+        images.flatten(1).numpy(),
+        labels.numpy(),
+        clusters_per_class=context.config.proxy.num_clusters,
+        num_classes=reals.num_classes,
+        seed=derive_seed(context.config.seed, "clusters"),
+    )
+
+
+def fit_proxy(context: Context, reals: Reals, clusters: np.ndarray) -> Proxy:
+    """Train the proxy on the train split."""
+    config = context.config
+    images, labels = reals.split("train")
+    return train_proxy(
+        images,
+        labels,
+        clusters,
+        reals.split("validation"),
+        num_classes=reals.num_classes,
+        config=config.proxy,
+        augmentation=config.evaluate.student.augmentation,
+        seed=derive_seed(config.seed, "proxy"),
+        background=reals.normalisation.background(),
+        on_step=lambda step: context.on_progress(
+            Progress("score", step, config.proxy.num_steps, "training the robust proxy")
+        ),
+    )
+
+
+def _pool(context: Context) -> Candidates:
+    """Return the generated candidates."""
+    arrays, _ = read_tensors(context.inputs["generate"] / POOL)
+    return Candidates(arrays["images"], arrays["labels"], arrays["seeds"])
+
+
+def real_candidates(context: Context, reals: Reals) -> Candidates:
+    """Return up to a pool's worth of random real training images of each class."""
+    config = context.config
+    assert config.generate.oversample is not None
+    images, labels = reals.dataset.split("train")
+    count = max(config.images_per_class * config.generate.oversample, 50)
+    picks = []
+    for label in range(reals.num_classes):
+        members = np.flatnonzero(labels == label)
+        picks.append(numpy_rng(config.seed, "real-candidates", label).permutation(members)[:count])
+    indices = np.concatenate(picks)
+    seeds = [noise_seed(config.seed, int(labels[i]), int(i)) for i in indices]
+    return Candidates(images[indices], labels[indices], np.array(seeds, np.int64))
+
+
+def _scores(reals: Reals, proxy: Proxy, candidates: Candidates) -> np.ndarray:
+    """Return the proxy's loss and margin of each candidate."""
+    images = reals.normalisation.normalise(torch.from_numpy(candidates.images))
+    logits = predict_logits(proxy.network, images)
+    return candidate_scores(logits, torch.from_numpy(candidates.labels)).numpy()
+
+
+def unit_features(network: Classifier, images: Tensor) -> Tensor:
+    """Return L2-normalised features (N, D) of normalised images."""
+    with torch.inference_mode():
+        features = torch.cat([network.features(part) for part in images.split(1000)])
+    return torch.nn.functional.normalize(features)
+
+
+def choose(
+    config: DistillConfig, reals: Reals, proxy: Proxy, candidates: Candidates, clusters: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices of the chosen candidates, class by class, and the cluster each stands for."""
+    features = unit_features(
+        proxy.network, reals.normalisation.normalise(torch.from_numpy(candidates.images))
+    )
+    real_images, real_labels = reals.split("train")
+    real_features = unit_features(proxy.network, real_images)
+    chosen, stands_for = [], []
+    for label in range(reals.num_classes):
+        own = np.flatnonzero(candidates.labels == label)
+        members = np.flatnonzero(real_labels.numpy() == label)
+        rng = numpy_rng(config.seed, "select-reals", label)
+        members = np.sort(rng.permutation(members)[: config.select.max_reals_per_class])
+        mine, real = features[own], real_features[members]
+        local = torch.from_numpy(clusters[members]) - label * config.proxy.num_clusters
+        if proxy.is_sound and config.select.method == "greedy_cvar":
+            picks = greedy_cvar(
+                mine, real, local, config.images_per_class,
+                num_clusters=config.proxy.num_clusters,
+                tail_fraction=config.select.tail_fraction,
+                cvar_weight=config.select.cvar_weight,
+            )  # fmt: skip
+        else:
+            picks = np.arange(config.images_per_class)
+        chosen.append(own[picks])
+        nearest = torch.cdist(mine[picks], real).argmin(1).numpy()
+        stands_for.append(clusters[members[nearest]])
+    return np.concatenate(chosen), np.concatenate(stands_for)
+
+
+STAGE = Stage("score", 1, ("prepare", "generate"), settings, run)
