@@ -196,3 +196,17 @@ PUBLISHED_BASES: Mapping[str, PublishedBase] = {
     for size in (256, 512)
 }
 """Published bases by Hub id (Peebles & Xie 2023, trained on ImageNet-1K)."""
+
+VAE_NUM_PARAMETERS = 83_653_863
+"""Weights of the autoencoder of Stable Diffusion, which published DiTs use."""
+
+
+def vae_flops_per_image(image_size: int) -> tuple[int, int]:
+    """Return the floating-point operations of (encoding, decoding) one image with that autoencoder.
+
+    Convolutions grow with the pixels, the one attention layer with their square.
+    """
+    pixels = image_size**2
+    tokens, width = (image_size // 8) ** 2, 512
+    attention = 4 * tokens**2 * width
+    return 4_128_642 * pixels + attention, 18_922_113 * pixels // 2 + attention

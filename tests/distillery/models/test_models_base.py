@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiTPipeline
+from safetensors.torch import load_file
 
 from distillery.errors import ModelError
 from distillery.models.base import DiffusionBase, load_base, pixel_base, save_pixel_base
+from distillery.models.codec import LatentCodec
 from distillery.models.config import PixelDiTConfig
 from distillery.models.dit import build_pixel_dit, denoise
 
@@ -58,6 +60,11 @@ def test_pixel_base_comes_back_as_it_was_saved(base: DiffusionBase, tmp_path: Pa
 def test_saving_never_overwrites(base: DiffusionBase, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="exists already"):
         save_pixel_base(base, tmp_path)
+
+
+def test_base_without_labels_has_only_rows(copy: Path) -> None:
+    edit(copy / "model_index.json", id2label=None)
+    assert load_base(copy).id2label == {}
 
 
 def test_digest_is_that_of_the_weights(base: DiffusionBase) -> None:
@@ -111,6 +118,28 @@ def test_pickled_weights_are_refused_with_the_way_out(copy: Path) -> None:
         load_base(copy)
 
 
+def test_pickled_weights_beside_other_safetensors_are_refused_too(copy: Path) -> None:
+    weights = copy / "transformer/diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))  # diffusers would fall back to it
+    weights.rename(weights.with_name("other.safetensors"))
+    with pytest.raises(ModelError, match="cannot load the model"):
+        load_base(copy)
+
+
+def test_label_dropout_is_off_after_loading(latent_base: DiffusionBase) -> None:
+    x, timesteps = torch.ones(1, 4, 4, 4).expand(200, -1, -1, -1), torch.full((200,), 5)
+    rows = torch.full((200,), 3)
+    output = denoise(latent_base.transformer.train(), x, timesteps, rows)
+    torch.testing.assert_close(output, output[:1].expand_as(output))  # 20 of 200 would differ
+
+
+def test_moving_a_base_moves_all_its_parts(latent_base: DiffusionBase) -> None:
+    moved = latent_base.to("meta")
+    assert isinstance(moved.codec, LatentCodec)
+    assert moved.alphas_cumprod.device.type == moved.codec.vae.device.type == "meta"
+    assert all(p.device.type == "meta" for p in moved.transformer.parameters())
+
+
 def test_weights_of_another_size_or_cut_short_are_refused(copy: Path) -> None:
     weights = copy / "transformer/diffusion_pytorch_model.safetensors"
     content = weights.read_bytes()
@@ -136,6 +165,8 @@ def test_missing_and_surplus_weights_are_refused(copy: Path) -> None:
         ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "v_prediction"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "scaled_linear"}, "scaled_linear"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, "betas of its own"),
+        ("model_index.json", {"id2label": {"tench": 0}}, "row numbers to names"),
+        ("model_index.json", {"id2label": ["tench"]}, "row numbers to names"),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "StableDiffusion"),
     ],
 )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from distillery.models.classifiers import ConvNet, build_classifier, default_classifier
+from distillery.models.initialise import seeded_weights
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,10 @@ def test_weights_depend_on_the_seed_alone() -> None:
     other = build_classifier("convnet-d1-w4", 1, 8, 2, seed=4).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
+    with seeded_weights(0, "a"):
+        one = torch.rand(1)
+    with seeded_weights(0, "b"):
+        assert torch.rand(1) != one
 
 
 def test_instance_norm_sees_one_image_and_batch_norm_the_batch() -> None:
@@ -53,6 +58,17 @@ def test_instance_norm_sees_one_image_and_batch_norm_the_batch() -> None:
         network = build_classifier("convnet-d2-w8", 1, 8, 3, seed=0, norm=norm).train()  # type: ignore[arg-type]
         same = torch.allclose(network(x)[0], network(brighter)[0], atol=1e-5)
         assert same is alone
+
+
+def test_instance_norm_centres_each_channel_of_each_image() -> None:
+    network = build_classifier("convnet-d1-w8", 1, 8, 3, seed=0)
+    assert isinstance(network, ConvNet)
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    normed = network.blocks[:2](x)
+    torch.testing.assert_close(normed.mean(dim=(2, 3)), torch.zeros(2, 8), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        normed.std(dim=(2, 3), correction=0), torch.ones(2, 8), rtol=1e-3, atol=0
+    )
 
 
 def test_gradient_reaches_every_weight_and_the_image() -> None:

@@ -5,15 +5,18 @@ import sys
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from distillery.errors import ConfigError
 from distillery.models.config import (
     PUBLISHED_BASES,
+    VAE_NUM_PARAMETERS,
     PixelDiTConfig,
     dit_flops_per_image,
     dit_num_parameters,
+    vae_flops_per_image,
 )
 from distillery.models.dit import build_pixel_dit, denoise
 
@@ -50,6 +53,25 @@ def test_published_base_has_the_published_cost() -> None:
     assert dit_num_parameters(config) == pytest.approx(749.8e6, rel=1e-4)  # peers.md, section 4
     # Peebles & Xie, Table 1 count a multiplication and its addition as one: 118.6 G
     assert dit_flops_per_image(config) / 2 == pytest.approx(118.6e9, rel=0.01)
+
+
+def test_autoencoder_costs_what_torch_counts() -> None:
+    with torch.device("meta"):  # shapes only: nothing is computed
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4,
+        )  # fmt: skip
+    assert sum(p.numel() for p in vae.parameters()) == VAE_NUM_PARAMETERS
+    for size in (256, 512):
+        image = torch.zeros(1, 3, size, size, device="meta")
+        latent = torch.zeros(1, 4, size // 8, size // 8, device="meta")
+        counts = []
+        for function, argument in ((vae.encode, image), (vae.decode, latent)):
+            counter = FlopCounterMode(display=False)
+            with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+                function(argument)
+            counts.append(counter.get_total_flops())
+        assert tuple(counts) == vae_flops_per_image(size)
 
 
 @pytest.mark.parametrize(("size", "patch"), [(8, 2), (16, 2), (28, 4), (32, 4), (64, 4)])

@@ -1,12 +1,14 @@
 """Models by id, from a cache folder laid out as the Hub client does; and converting pickles."""
 
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
 
 from distillery.errors import ModelError
+from distillery.models import hub
 from distillery.models.base import load_base
 from distillery.models.convert import convert_folder, convert_weights, main
 from distillery.models.hub import commit_of, fetch_base, fetch_model, is_repo_id
@@ -58,6 +60,26 @@ def test_absent_model_says_what_to_do(tmp_path: Path, cache: Path) -> None:
         fetch_model(REPO, "v2", allow_download=False, cache=cache)
     with pytest.raises(ModelError, match="org/name"):
         fetch_model("../../etc/passwd", allow_download=False, cache=tmp_path)
+
+
+@pytest.mark.parametrize("allow_download", [False, True])
+def test_the_hub_is_asked_for_data_only_and_only_where_allowed(
+    allow_download: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def record(repo_id: str, **arguments: object) -> str:
+        asked.update(arguments)
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(hub, "snapshot_download", record)
+    message = "no route to host$" if allow_download else "not in the local cache"
+    with pytest.raises(ModelError, match=message):
+        fetch_base(REPO, "main", allow_download=allow_download, cache=cache)
+    assert asked["local_files_only"] is not allow_download
+    assert asked["revision"] == "main" and asked["cache_dir"] == cache
+    for name in ("modeling.py", "pytorch_model.bin", "model.pkl", "model.pt"):
+        assert not any(fnmatch(name, pattern) for pattern in asked["allow_patterns"])
 
 
 def test_ids_and_folders_are_told_apart() -> None:
