@@ -45,9 +45,7 @@ def write_bundle_folder(
         BundleError: If `folder` exists.
         ValueError: If a path in `files` leaves the folder or is one that this function writes.
     """
-    extra = dict(files)
-    if report is not None:
-        extra.setdefault(REPORT_NAME, json_bytes(report))
+    extra = ({} if report is None else {REPORT_NAME: json_bytes(report)}) | dict(files)
     for name in extra:
         _check_name(name)
 
@@ -62,8 +60,7 @@ def write_bundle_folder(
             (partial / name).write_bytes(content)
         manifest = _manifest(dataset, report, _digests(partial), partial)
         (partial / MANIFEST_NAME).write_bytes(json_bytes(manifest))
-        lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(partial).items())]
-        (partial / SUMS_NAME).write_text("".join(lines), encoding="utf-8")
+        (partial / SUMS_NAME).write_text(_sums(partial), encoding="utf-8")
         for place in sorted(partial.rglob("*")):
             sync_folder(place)  # files too: all is on the disk before the folder has its name
 
@@ -82,6 +79,12 @@ def _digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file below `folder` by its path."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return {path.relative_to(folder).as_posix(): digest_file(path) for path in paths}
+
+
+def _sums(folder: Path) -> str:
+    """Return the lines that `sha256sum --check` reads, for every file below `folder`."""
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
+    return "".join(lines)
 
 
 def _manifest(

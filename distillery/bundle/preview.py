@@ -75,20 +75,14 @@ def preview_png(
 
     Args:
         images: uint8 (N, C, H, W) with C = 1 or 3.
-        labels: Whole numbers (N,), index into `classes`.
-        classes: Name of each class; classes without an image have no row.
+        labels: Index of each image's class (N,); classes without an image have no row.
+        classes: Name of each class, any text.
         scores: One number for each image (N,), written below it, or None.
 
     Raises:
         ValueError: If there is no image, or shapes and labels do not fit.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
-        raise ValueError(f"images must have shape (N, 1 or 3, H, W), got {images.shape}")
-    if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= len(classes):
-        raise ValueError(
-            f"labels must have shape ({len(images)},) with values in 0..{len(classes) - 1}, "
-            f"got shape {labels.shape}"
-        )
+    _check(images, labels, num_classes=len(classes))
     present = np.unique(labels)
     rows = [np.flatnonzero(labels == label) for label in present[:MAX_ROWS]]
     captions = [_caption(classes[label], label) for label in present[:MAX_ROWS]]
@@ -100,19 +94,32 @@ def preview_png(
     draw = ImageDraw.Draw(canvas)
     for row, (members, (name, font)) in enumerate(zip(rows, captions, strict=True)):
         x, y = layout.origin(row)
-        middle = y + layout.tile / 2
-        draw.text((x, middle), name, fill=_TEXT, font=font, anchor="lm")
+        draw.text((x, y + layout.tile / 2), name, fill=_TEXT, font=font, anchor="lm")
         for column, index in enumerate(members[:MAX_COLUMNS]):
             left = x + layout.name_width + column * (layout.tile + _GAP)
             canvas.paste(_tile(images[index], layout.tile), (left, y))
             if scores is not None:
-                below = (left + layout.tile / 2, y + layout.tile + 3)
-                draw.text(below, f"{scores[index]:.2f}", _TEXT, _font(_SMALL_PX), anchor="ma")
+                place = (left + layout.tile / 2, y + layout.tile + 3)
+                draw.text(place, f"{scores[index]:.2f}", _TEXT, _font(_SMALL_PX), anchor="ma")
     if left_out:
         draw.text((_MARGIN, height + footer - _MARGIN), left_out, _TEXT, _font(_FONT_PX), "ls")
+    return _png(canvas)
+
+
+def _png(canvas: Image.Image) -> bytes:
     buffer = io.BytesIO()
     canvas.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _check(images: np.ndarray, labels: np.ndarray, *, num_classes: int) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(f"images must have shape (N, 1 or 3, H, W), got {images.shape}")
+    if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"labels must have shape ({len(images)},) with values in 0..{num_classes - 1}, "
+            f"got shape {labels.shape}"
+        )
 
 
 def _plan(
