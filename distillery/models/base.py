@@ -22,6 +22,7 @@ from distillery.models.components import (
     load_vae,
     new_folder,
     read_facts,
+    read_labels,
     read_licence,
     weights_digest,
 )
@@ -234,20 +235,9 @@ def _load_latent_base(folder: Path, reference: str | None, revision: str | None)
         scheduler_config=config,
         image_size=dit["sample_size"] * codec.factor,
         channels=vae.config.in_channels,
-        id2label=_labels(index, folder),
+        id2label=read_labels(folder / PIPELINE_FILE),
         reference=reference,
         revision=revision or facts.get("revision"),
         licence=facts.get("licence") or (published.licence if published else read_licence(folder)),
         digest=weights_digest(transformer, vae),
     )
-
-
-def _labels(index: Mapping[str, Any], folder: Path) -> dict[int, str]:
-    """Return the labels in a pipeline's index; there may be none."""
-    labels = index.get("id2label") or {}
-    if not isinstance(labels, Mapping) or not all(str(row).isdecimal() for row in labels):
-        raise ModelError(
-            f"id2label in {folder / PIPELINE_FILE} must map row numbers to names, got "
-            f"{str(labels)[:60]}"
-        )
-    return {int(row): str(name) for row, name in labels.items()}

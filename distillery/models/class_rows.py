@@ -67,13 +67,7 @@ def map_classes(
             "choose fewer classes, or pretrain a base on your own images"
         )
     exact, loose = _rows_by_name(id2label, num_rows)
-    known: dict[int, int] = {}
-    for table, key in ((exact, str), (loose, _fold)):  # exact names first, so that `A` is not `a`
-        for index, name in enumerate(class_names):
-            rows = table.get(key(name), [])
-            if index not in known and len(rows) == 1 and rows[0] not in known.values():
-                known[index] = rows[0]
-
+    known = _known_rows(class_names, exact, loose)
     taken = set(known.values())
     free = iter([row for row in range(num_rows) if row not in taken])
     rows, starts = [], []
@@ -86,6 +80,19 @@ def map_classes(
         origins=tuple("known" if index in known else "own" for index in range(len(class_names))),
         initialised_from=tuple(starts),
     )
+
+
+def _known_rows(
+    class_names: Sequence[str], exact: Mapping[str, list[int]], loose: Mapping[str, list[int]]
+) -> dict[int, int]:
+    """Return rows by class index, for names that fit one row that no other class has."""
+    known: dict[int, int] = {}
+    for table, key in ((exact, str), (loose, _fold)):  # exact names first, so that `A` is not `a`
+        for index, name in enumerate(class_names):
+            rows = table.get(key(name), [])
+            if index not in known and len(rows) == 1 and rows[0] not in known.values():
+                known[index] = rows[0]
+    return known
 
 
 def _fold(name: str) -> str:

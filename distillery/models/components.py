@@ -128,6 +128,18 @@ def read_facts(path: Path) -> dict[str, Any]:
     return dict(facts)
 
 
+def read_labels(path: Path) -> dict[int, str]:
+    """Return the row labels in a pipeline's `model_index.json`; there may be none.
+
+    Raises:
+        ModelError: If they are not names by row number.
+    """
+    labels = read_facts(path).get("id2label") or {}
+    if not isinstance(labels, Mapping) or not all(str(row).isdecimal() for row in labels):
+        raise ModelError(f"id2label in {path} must give names by row numbers, got {labels!s:.60}")
+    return {int(row): str(name) for row, name in labels.items()}
+
+
 def read_licence(folder: Path) -> str | None:
     """Return the licence in the front matter of a folder's model card, if it says one."""
     card = folder / "README.md"

@@ -165,8 +165,8 @@ def test_missing_and_surplus_weights_are_refused(copy: Path) -> None:
         ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "v_prediction"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "scaled_linear"}, "scaled_linear"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, "betas of its own"),
-        ("model_index.json", {"id2label": {"tench": 0}}, "row numbers to names"),
-        ("model_index.json", {"id2label": ["tench"]}, "row numbers to names"),
+        ("model_index.json", {"id2label": {"tench": 0}}, "names by row numbers"),
+        ("model_index.json", {"id2label": ["tench"]}, "names by row numbers"),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "StableDiffusion"),
     ],
 )
