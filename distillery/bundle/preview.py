@@ -69,9 +69,7 @@ def preview_png(
     *,
     scores: np.ndarray | None = None,
 ) -> bytes:
-    """Draw images in rows of their class, with its name, as the bytes of a PNG.
-
-    At most 20 images of a class and 40 classes are drawn; a line below says what was left out.
+    """Return a PNG of at most 40 rows, one a class, with 20 images; it says what it leaves out.
 
     Args:
         images: uint8 (N, C, H, W) with C = 1 or 3.
@@ -89,7 +87,7 @@ def preview_png(
     layout = _plan(rows, captions, image_size=max(images.shape[2:]), with_scores=scores is not None)
     width, height = layout.size
     left_out = _left_out(num_classes=len(present), most=int(np.bincount(labels).max()))
-    footer = len(left_out) and _FONT_PX + 14
+    footer = _FONT_PX + 14 if left_out else 0
     canvas = Image.new("RGBA", (width, height + footer))
     draw = ImageDraw.Draw(canvas)
     for row, (members, (name, font)) in enumerate(zip(rows, captions, strict=True)):
