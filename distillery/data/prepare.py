@@ -10,8 +10,9 @@ Memory does not grow with the pixels: decoded images go straight to the file.
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,25 +114,34 @@ def _decode_all(
     decoded = _Decoded()
     done = 0
     report(Progress("prepare", 0, len(items), "decoding images"))
-    for result in _decoded_chunks(items, shape):
-        for image in result:
-            if isinstance(image, str):
-                decoded.bad_files.append({"name": items[done].name, "reason": image})
-            else:
-                content = image.tobytes()
-                stream.write(content)
-                decoded.pixels.update(content)
-                short = hashlib.blake2b(content, digest_size=8).digest()
-                decoded.digests.append(int.from_bytes(short, "little"))
-                decoded.kept.append(done)
-            done += 1
-        report(Progress("prepare", done, len(items), "decoding images"))
+    # closed here, not when the garbage collector comes by: it holds threads and warning filters
+    with closing(_decoded_chunks(items, shape)) as chunks:
+        for result in chunks:
+            for image in result:
+                _take(decoded, stream, image, done, items[done].name)
+                done += 1
+            report(Progress("prepare", done, len(items), "decoding images"))
     return decoded
+
+
+def _take(
+    decoded: _Decoded, stream: ImageStream, image: np.ndarray | str, index: int, name: str
+) -> None:
+    """Write one image, or note why it is missing."""
+    if isinstance(image, str):
+        decoded.bad_files.append({"name": name, "reason": image})
+        return
+    content = image.tobytes()
+    stream.write(content)
+    decoded.pixels.update(content)
+    short = hashlib.blake2b(content, digest_size=8).digest()
+    decoded.digests.append(int.from_bytes(short, "little"))
+    decoded.kept.append(index)
 
 
 def _decoded_chunks(
     items: Sequence[Item], shape: tuple[int, int, int]
-) -> Iterator[list[np.ndarray | str]]:
+) -> Generator[list[np.ndarray | str], None, None]:
     """Yield the images of each chunk of items in order; a text says why an image is missing."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     num_threads = min(8, cores or 1)

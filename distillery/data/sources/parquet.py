@@ -170,7 +170,7 @@ def _read_shard(path: Path, name: str, split: Split | None, label_column: str | 
                     f"{MAX_GROUP_BYTES} that are read at once; write it with smaller row groups"
                 )
             labels = file.read(columns=[columns.label]).column(0).to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # also names that are no UTF-8
         raise DataError(
             f"{name!r} is no usable Parquet file ({error}); it may be cut short, fetch it again"
         ) from error

@@ -45,6 +45,12 @@ def columns_of(schema: "pa.Schema", label_column: str | None, file_name: str) ->
         raise DataError(
             f"{file_name!r} has no label column {label!r}; its columns are {schema.names}"
         )
+    kind = schema.field(label).type
+    if not _holds_labels(kind):
+        raise DataError(
+            f"column {label!r} of {file_name!r} must hold whole numbers or texts, it holds {kind}; "
+            "name another label_column"
+        )
     names = features.get(label, {}).get("names")
     if names is not None and not (
         isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -53,9 +59,7 @@ def columns_of(schema: "pa.Schema", label_column: str | None, file_name: str) ->
             f"the class names of column {label!r} in {file_name!r} are no list of texts; "
             "write the file anew"
         )
-    is_struct = hasattr(schema.field(image).type, "num_fields") and (
-        schema.field(image).type.num_fields > 0
-    )
+    is_struct = schema.field(image).type.num_fields > 0
     table = tuple(map(clean_text, names)) if names is not None else None
     return Columns(f"{image}.bytes" if is_struct else image, label, table)
 
@@ -64,7 +68,7 @@ def label_table(values: Sequence[Any], columns: Columns) -> tuple[tuple[str, ...
     """Return (class names, label of each cell value); null and -1 get no label.
 
     Raises:
-        DataError: If values are neither whole numbers nor texts, or lie outside the class table.
+        DataError: If values lie outside the class table, or the table cannot be used.
     """
     present = {value for value in values if value is not None}
     if all(isinstance(value, int) for value in present):
@@ -83,16 +87,10 @@ def label_table(values: Sequence[Any], columns: Columns) -> tuple[tuple[str, ...
                 "class names; mend the class names in the file's metadata"
             )
         return names, {label: label for label in range(len(names))}
-    if all(isinstance(value, str) for value in present):
-        names = columns.class_names or class_table(map(clean_text, present))
-        check_class_names(names)
-        label_of = {name: label for label, name in enumerate(names)}
-        return names, {v: label_of[clean_text(v)] for v in present if clean_text(v) in label_of}
-    kinds = sorted({type(value).__name__ for value in present})
-    raise DataError(
-        f"column {columns.label!r} must hold whole numbers or texts, it holds {', '.join(kinds)}; "
-        "name another label_column"
-    )
+    names = columns.class_names or class_table(map(clean_text, present))
+    check_class_names(names)
+    label_of = {name: label for label, name in enumerate(names)}
+    return names, {v: label_of[clean_text(v)] for v in present if clean_text(v) in label_of}
 
 
 def _features(schema: "pa.Schema") -> Mapping[str, Mapping[str, Any]]:
@@ -130,6 +128,16 @@ def _holds_images(kind: "pa.DataType") -> bool:
         fields = {kind.field(i).name: kind.field(i).type for i in range(kind.num_fields)}
         return "bytes" in fields and is_bytes(fields["bytes"])
     return is_bytes(kind)
+
+
+def _holds_labels(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    types = pa.types
+    return any(is_kind(kind) for is_kind in (types.is_integer, types.is_string,
+                                             types.is_large_string, types.is_boolean))  # fmt: skip
 
 
 def _label_column(

@@ -37,10 +37,15 @@ def open_source(config: DataConfig) -> Source:
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL inside, an unknown ~user
         is_folder = is_file = False
-    if is_folder:
-        return replace(_open_folder(path, config), licence=licence_of(path))
-    if is_file:
-        return _open_file(path, config)
+    try:
+        if is_folder:
+            return replace(_open_folder(path, config), licence=licence_of(path))
+        if is_file:
+            return _open_file(path, config)
+    except OSError as error:
+        raise DataError(
+            f"{path.name!r} cannot be read ({error.strerror}); check its permissions"
+        ) from error
     hub = parse_hub_reference(config.dataset, config.revision)
     if hub is not None:
         return open_hub(*hub, config)

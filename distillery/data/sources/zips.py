@@ -62,7 +62,7 @@ def _members(
             raise DataError(
                 f"the zip has a link or special file, {name[:80]!r}; pack the files themselves"
             )
-        if info.is_dir() or kind == stat.S_IFDIR:
+        if name.endswith(("/", "\\")) or kind == stat.S_IFDIR:
             folders.append(safe_parts(name))
             continue
         if info.flag_bits & ENCRYPTED:
