@@ -43,7 +43,7 @@ class _Run:
     """Everything that changes from step to step, and its way into a checkpoint and back."""
 
     def __init__(self, transformer: nn.Module, config: PretrainConfig, num_items: int) -> None:
-        self.parameters = list(transformer.parameters())
+        self.parameters: list[Tensor] = list(transformer.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True
         )
@@ -223,6 +223,12 @@ def _read_losses(run: _Run, recent: list[Tensor]) -> None:
             )
         run.losses.append(loss)
     recent.clear()
+    # a gradient can overflow while its loss is finite; such weights must not be saved
+    if not math.isfinite(torch.stack(torch._foreach_norm(run.parameters)).sum().item()):
+        raise TrainingError(
+            f"the pretraining weights are no longer finite after step {len(run.losses) - 1}: "
+            "lower learning_rate, the last good state is kept"
+        )
 
 
 def _report(

@@ -35,8 +35,8 @@ class _ScaledLinearFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled, y, bias, scale = ctx.saved_tensors
-        grad_x = grad @ scaled if ctx.needs_input_grad[0] else None  # (..., I)
-        flat, y = grad.flatten(0, -2), y.flatten(0, -2)  # (T, O)
+        flat, y = grad.flatten(0, -2), y.flatten(0, -2)  # (T, O); T tokens of the batch
+        grad_x = (flat @ scaled).view(*grad.shape[:-1], -1)  # (..., I)
         grad_bias = flat.sum(0, dtype=scale.dtype)  # (O,)
         product = (flat * y).sum(0, dtype=scale.dtype)  # (O,)
         if bias is not None:

@@ -107,3 +107,10 @@ def test_images_and_labels_must_pair_up(striped_images, tmp_path) -> None:
     images, labels = striped_images
     with pytest.raises(ValueError, match="24 and 23"):
         run((images, np.delete(labels, 0)), tmp_path)
+
+
+def test_weights_that_overflow_are_never_saved(striped_images, tmp_path) -> None:
+    config = replace(SHORT, num_steps=1, warmup_steps=0, learning_rate=1e38)
+    with pytest.raises(TrainingError, match="no longer finite after step 0"):
+        run(striped_images, tmp_path, config)
+    assert not (tmp_path / "state.safetensors").exists()
