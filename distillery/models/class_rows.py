@@ -68,8 +68,7 @@ def map_classes(
         )
     exact, loose = _rows_by_name(id2label, num_rows)
     known = _known_rows(class_names, exact, loose)
-    taken = set(known.values())
-    free = iter([row for row in range(num_rows) if row not in taken])
+    free = iter(sorted(set(range(num_rows)) - set(known.values())))
     rows, starts = [], []
     for index, name in enumerate(class_names):
         rows.append(known[index] if index in known else next(free))
