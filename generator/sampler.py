@@ -31,9 +31,14 @@ def make_scheduler(
     previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
     betas = (1 - alphas_cumprod / previous).numpy().astype(np.float32)
     if sampler == "dpm-solver++":
-        # The last step to zero noise is of first order: second order overshoots there
         scheduler = DPMSolverMultistepScheduler(
-            trained_betas=betas, algorithm_type="dpmsolver++", euler_at_final=num_steps < 15
+            trained_betas=betas,
+            algorithm_type="dpmsolver++",
+            # At its end the cosine schedule has no signal left, and x0 = (x - sigma eps) / alpha
+            # would be noise divided by zero: start where log(alpha / sigma) is -5.1 (Lu et al.)
+            lambda_min_clipped=-5.1,
+            # The last step to zero noise is of first order: second order overshoots there
+            euler_at_final=num_steps < 15,
         )
     elif sampler == "ddim":
         scheduler = DDIMScheduler(trained_betas=betas, clip_sample=False, set_alpha_to_one=True)

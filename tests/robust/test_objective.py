@@ -1,0 +1,85 @@
+"""The group-robust objective and the clusters that it looks after."""
+
+import numpy as np
+import pytest
+import torch
+
+from robust.clusters import assign_to_centres, cluster_within_classes, merge_small
+from robust.objective import group_robust_loss
+
+# Two classes with two clusters each; class 0 holds ids 0 and 1, class 1 holds 2 and 3.
+LOSSES = torch.tensor([1.0, 3.0, 8.0, 2.0, 4.0, 6.0])
+IDS = torch.tensor([0, 0, 1, 2, 2, 3])
+SIZES = {"num_classes": 2, "clusters_per_class": 2}
+
+
+def test_value_by_hand() -> None:
+    # tail 0.5: CVaR of the clusters is 3, 8, 4, 6; mean 5.25; worst per class 8 and 6, mean 7
+    expected = LOSSES.mean() + 5.25 + 7
+    torch.testing.assert_close(group_robust_loss(LOSSES, IDS, **SIZES, tail_fraction=0.5), expected)
+
+
+def test_max_over_all_clusters_is_the_single_worst() -> None:
+    value = group_robust_loss(
+        LOSSES, IDS, **SIZES, tail_fraction=0.5, mean_weight=0, max_over="all"
+    )
+    torch.testing.assert_close(value, LOSSES.mean() + 8)
+
+
+def test_each_term_can_be_switched_off() -> None:
+    value = group_robust_loss(LOSSES, IDS, **SIZES, tail_fraction=0.5, mean_weight=0, max_weight=0)
+    torch.testing.assert_close(value, LOSSES.mean())
+
+
+def test_a_class_that_is_absent_does_not_count() -> None:
+    value = group_robust_loss(LOSSES[:3], IDS[:3], **SIZES, tail_fraction=1.0, mean_weight=0)
+    torch.testing.assert_close(value, LOSSES[:3].mean() + 8)
+
+
+def test_gradient_weighs_the_worst_cluster_of_each_class_most() -> None:
+    losses = LOSSES.clone().requires_grad_()
+    group_robust_loss(losses, IDS, **SIZES, tail_fraction=0.5).backward()
+    gradient = losses.grad
+    assert gradient is not None and (gradient > 0).all()  # cross-entropy reaches every sample
+    assert gradient.argmax() in (2, 5)  # the worst clusters of class 0 and class 1
+    # by hand for sample 2: 1/6 of the mean, 1/4 of the mean CVaR, 1/2 of the max
+    assert gradient[2] == pytest.approx(1 / 6 + 1 / 4 + 1 / 2)
+
+
+def test_small_clusters_join_the_largest_of_their_class() -> None:
+    ids = torch.tensor([0, 0, 0, 1, 2, 3, 3])
+    merged = merge_small(ids, clusters_per_class=2, num_classes=2, min_size=2)
+    assert merged.tolist() == [0, 0, 0, 0, 3, 3, 3]
+
+
+def test_merging_never_crosses_classes(generator: torch.Generator) -> None:
+    ids = torch.randint(0, 12, (40,), generator=generator)
+    merged = merge_small(ids, clusters_per_class=3, num_classes=4, min_size=5)
+    assert (merged // 3 == ids // 3).all()
+
+
+def test_k_means_stays_inside_classes_and_repeats() -> None:
+    rng = np.random.default_rng(0)
+    features = np.concatenate([rng.normal(m, 0.1, (20, 3)) for m in (0, 5, 0, 5)])
+    labels = np.repeat([0, 0, 1, 1], 20)
+    first, second = (
+        cluster_within_classes(features, labels, clusters_per_class=2, num_classes=2, seed=0)
+        for _ in range(2)
+    )
+    assert (first == second).all()
+    assert (first // 2 == labels).all()
+    assert len({first[0], first[20], first[40], first[60]}) == 4  # the four blobs
+
+
+def test_a_tiny_class_gets_fewer_clusters() -> None:
+    ids = cluster_within_classes(
+        np.zeros((3, 2)), np.zeros(3, np.int64), clusters_per_class=5, num_classes=1, seed=0
+    )
+    assert ids.tolist() == [0, 0, 0]
+
+
+def test_a_sample_goes_to_the_nearest_centre_of_its_own_class() -> None:
+    features = torch.tensor([[0.0], [0.9]])
+    centres = torch.tensor([[1.0], [-5.0], [0.1]])
+    found = assign_to_centres(features, torch.tensor([0, 1]), centres, torch.tensor([0, 0, 1]))
+    assert found.tolist() == [0, 2]  # centre 2 is nearer to the first sample, but of class 1
