@@ -1,0 +1,98 @@
+"""From an exception to one sentence and an exit code; the traceback goes to a file.
+
+0 done, 1 the work failed, 2 the request or its input is wrong, 130 interrupted.
+"""
+
+import errno
+import logging
+import os
+import tempfile
+import traceback
+from pathlib import Path
+
+from distillery import errors
+
+log = logging.getLogger(__name__)
+
+USAGE = (
+    errors.ConfigError, errors.DataError, errors.ModelError, errors.JobError, errors.BundleError,
+)  # fmt: skip
+SYSTEM_SENTENCES = {
+    errno.ENOSPC: "no space left on the disk{at}: free some and repeat the command, finished work "
+    "is kept",
+    errno.EDQUOT: "the disk quota is used up{at}: free some space and repeat the command, finished "
+    "work is kept",
+    errno.EACCES: "no permission to use{at}: change its rights, or name another folder (--out, or "
+    "DISTILLERY_CACHE for the cache)",
+    errno.EPERM: "no permission to use{at}: change its rights, or name another folder",
+    errno.EROFS: "the file system is read-only{at}: name another folder (--out, or "
+    "DISTILLERY_CACHE for the cache)",
+    errno.ENOTDIR: "a folder was expected, a file came{at}: name another folder",
+    errno.EISDIR: "a file was expected, a folder came{at}",
+    errno.ENAMETOOLONG: "a file name is too long{at}: name a shorter one",
+    errno.ENOENT: "there is no such file or folder{at}",
+    errno.EMFILE: "too many files are open{at}: raise the limit (ulimit -n)",
+}
+"""What a person can mend about an `OSError`, by its number."""
+MEMORY = (
+    "there is not enough memory for this: choose a smaller --image-size, fewer --ipc or fewer "
+    "--threads, or see what `distillery estimate` says"
+)
+
+
+class Crash(Exception):
+    """An unexpected error whose traceback lies in a file."""
+
+    def __init__(self, error: BaseException, path: Path | None) -> None:
+        kind, first = type(error).__name__, str(error).strip().split("\n")[0][:200]
+        where = f"the details are in {path}" if path else "its log could not be written"
+        super().__init__(f"unexpected {kind}: {first or 'no message'}; {where}")
+
+
+def is_expected(error: BaseException) -> bool:
+    """Say whether `sentence` can explain an error without its traceback."""
+    if isinstance(error, OSError):
+        return error.errno in SYSTEM_SENTENCES
+    expected = (errors.DistilleryError, errors.Cancelled, Crash, KeyboardInterrupt)
+    return isinstance(error, expected) or is_out_of_memory(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an allocation failed, in Python, torch's CPU allocator or on a GPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+
+
+def sentence(error: BaseException) -> str:
+    """Return what to tell a person of an expected error."""
+    if isinstance(error, OSError) and error.errno in SYSTEM_SENTENCES:
+        at = f" ({error.filename})" if error.filename else ""
+        return SYSTEM_SENTENCES[error.errno].format(at=at)
+    return MEMORY if is_out_of_memory(error) else str(error)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the exit code of an expected error."""
+    if isinstance(error, errors.Cancelled | KeyboardInterrupt):
+        return 130
+    wrong_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+    if isinstance(error, OSError):
+        return 2 if error.errno in wrong_place else 1
+    return 2 if isinstance(error, USAGE) else 1
+
+
+def crash(error: BaseException, folders: list[Path]) -> Crash:
+    """Write the traceback to `error.log` in the first folder that takes it."""
+    text = "".join(traceback.format_exception(error))
+    for folder in [*folders, Path(tempfile.gettempdir())]:
+        name = "error.log" if folder.is_dir() else f"distillery-error-{os.getpid()}.log"
+        path = (folder if folder.is_dir() else folder.parent) / name
+        try:
+            path.write_text(text, encoding="utf-8", errors="replace")
+            return Crash(error, path)
+        except OSError as failed:
+            log.debug("no log in %s: %s", path, failed)
+    return Crash(error, None)

@@ -1,0 +1,194 @@
+"""What is said before a job runs: decisions with reasons, licence, warnings, the estimate.
+
+`run` and `estimate` both plan here, so that they say the same of the same request.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from app.cli.console import clean, size_text, time_text
+from app.settings import Settings
+from distillery.errors import Cancelled, ConfigError
+from distillery.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from generator.estimate import Estimate
+    from generator.plan import Plan
+
+ASK_FROM_S = 600.0
+"""Longer jobs are asked about, where there is a person to ask."""
+ACCEPTED_FILE = "accepted-licences.json"
+
+
+def make(
+    asked: dict[str, Any], settings: Settings, folder: Path | None = None
+) -> tuple["Plan", "Estimate"]:
+    """Return the plan of a request and what it will take on this machine.
+
+    Raises:
+        ConfigError, DataError, ModelError: What is wrong with the request.
+    """
+    from distillery.machine import probe
+    from generator.estimate import estimate, limit_evaluation
+    from generator.plan import make_plan
+
+    machine = probe()
+    plan = make_plan(asked, cache=settings.cache, machine=machine)
+    plan = limit_evaluation(plan, asked)
+    return plan, estimate(plan, machine, cache=settings.cache, folder=folder)
+
+
+def show_plan(console: "Console", plan: "Plan") -> None:
+    """Print what was decided for the user, and what to know."""
+    from rich.table import Table
+    from rich.text import Text
+
+    config, look = plan.config, plan.look
+    console.print(
+        Text.assemble(
+            ("Distilling ", "bold"),
+            (clean(config.data.dataset), "bold cyan"),
+            f" to {config.images_per_class} images per class: {look.num_images} images, "
+            f"{len(look.class_names)} classes, seed {config.seed}",
+        )  # fmt: skip
+    )
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for decision in plan.decisions:
+        reason = Text.assemble(
+            (clean(decision.choice), "bold"), (f"  {clean(decision.reason)}", "dim")
+        )
+        grid.add_row(f"  {decision.what}", reason)
+    grid.add_row("  licence", Text(clean(licence_text(plan))))
+    console.print(grid)
+    for warning in plan.warnings:
+        console.print(Text(f"  note: {clean(warning)}", style="yellow"))
+
+
+def licence_text(plan: "Plan") -> str:
+    """Return what the base model's licence means for the result."""
+    if plan.licence:
+        return f"{plan.licence} (of the base model; the bundle inherits it)"
+    return "none attached by the base model; that of your images stays"
+
+
+def show_estimate(console: "Console", estimate: "Estimate") -> None:
+    """Print the estimate as a table with the basis of each figure."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, title="Estimate", title_justify="left", title_style="bold")
+    table.add_column("stage")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("range", justify="right", no_wrap=True)
+    table.add_column("basis", overflow="fold")
+    for stage in estimate.stages:
+        spread = "" if stage.high_s < 0.05 else _range(stage.low_s, stage.high_s)
+        table.add_row(stage.name, time_text(stage.seconds), spread, stage.basis)
+    table.add_section()
+    table.add_row(
+        "together", time_text(estimate.seconds), _range(estimate.low_s, estimate.high_s), "",
+        style="bold",
+    )  # fmt: skip
+    console.print(table)
+    for line in resource_lines(estimate):
+        console.print(f"  {line}")
+
+
+def _range(low_s: float, high_s: float) -> str:
+    return f"{time_text(low_s)} - {time_text(high_s)}"
+
+
+def resource_lines(estimate: "Estimate") -> list[str]:
+    """Return memory, disk and download with their basis."""
+    lines = [
+        f"memory    about {size_text(estimate.memory_bytes)}: {estimate.memory_basis}",
+        f"disk      about {size_text(estimate.disk_bytes)}: {estimate.disk_basis}",
+    ]
+    if estimate.download_bytes:
+        lines.append(f"download  about {size_text(estimate.download_bytes)}")
+    return lines
+
+
+def show_brief(console: "Console", estimate: "Estimate", folder: Path) -> None:
+    """Print the estimate in two lines, for the start of a run."""
+    longest = sorted(estimate.stages, key=lambda stage: -stage.seconds)[:3]
+    parts = ", ".join(f"{s.name} {time_text(s.seconds)}" for s in longest if s.seconds >= 0.5)
+    console.print(
+        f"  about {time_text(estimate.seconds)} ({_range(estimate.low_s, estimate.high_s)})"
+        + (f": {parts}" if parts else "")
+        + f"; memory {size_text(estimate.memory_bytes)}, disk {size_text(estimate.disk_bytes)}"
+    )
+    console.print(f"  into {clean(folder)}", soft_wrap=True)
+
+
+def plan_event(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
+    """Return what `--json` tells of a plan and its estimate."""
+    from dataclasses import asdict
+
+    from generator.config import to_dict
+
+    return {
+        "decisions": [asdict(decision) for decision in plan.decisions],
+        "warnings": list(plan.warnings),
+        "licence": plan.licence,
+        "num_images": plan.look.num_images,
+        "num_classes": len(plan.look.class_names),
+        "estimate": estimate.as_dict(),
+        "config": to_dict(plan.config),
+    }
+
+
+def confirm(plan: "Plan", estimate: "Estimate", settings: Settings, *, yes: bool) -> None:
+    """Ask about long jobs and non-commercial licences, once for each licence.
+
+    Raises:
+        ConfigError: If a licence must be accepted and nobody is there to ask.
+        Cancelled: If the answer is no.
+    """
+    import typer
+
+    can_ask = sys.stdin.isatty() and sys.stderr.isatty()
+    if _must_accept(plan, settings):
+        if not yes and not can_ask:
+            raise ConfigError(
+                f"the licence of {plan.config.base.reference}, {plan.licence}, forbids commercial "
+                "use, and the bundle inherits it: accept it with --yes, or choose --base pixel"
+            )
+        question = f"The licence {plan.licence} forbids commercial use. Accept it?"
+        if not yes and not typer.confirm(question, err=True):
+            raise Cancelled("not started")
+        _accept(plan, settings)
+    if estimate.seconds > ASK_FROM_S and can_ask and not yes:
+        question = f"This takes about {time_text(estimate.seconds)}. Start?"
+        if not typer.confirm(question, default=True, err=True):
+            raise Cancelled("not started")
+
+
+def _must_accept(plan: "Plan", settings: Settings) -> bool:
+    """Say whether the base is non-commercial and its licence was not accepted before."""
+    from distillery.models.config import PUBLISHED_BASES
+
+    published = PUBLISHED_BASES.get(plan.config.base.reference)
+    if published is None or not published.non_commercial:
+        return False
+    return plan.config.base.reference not in _accepted(settings)
+
+
+def _accepted(settings: Settings) -> list[str]:
+    """Return the bases whose licence was accepted on this machine."""
+    try:
+        return list(read_json(settings.cache / ACCEPTED_FILE))
+    except (OSError, ValueError):
+        return []
+
+
+def _accept(plan: "Plan", settings: Settings) -> None:
+    """Remember that the licence was accepted."""
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    known = sorted({*_accepted(settings), plan.config.base.reference})
+    write_json(settings.cache / ACCEPTED_FILE, known)

@@ -1,0 +1,205 @@
+"""`distillery run`: plan, run or continue a job, show what came out."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.cli import planning
+from app.cli.console import clean, err, out
+from app.cli.display import Display, Events, Lines, write_event
+from app.cli.failures import crash, is_expected, sentence
+from app.cli.local import start_local
+from app.cli.options import RequestOptions, default_folder, request_of, with_request
+from app.cli.results import result_event, show_result
+from app.cli.stop import StopRequest
+from app.cli.tracker import Tracker
+from app.settings import Settings, read_settings
+from distillery.errors import Cancelled, JobError
+from distillery.files import read_json, write_json
+from distillery.progress import Progress
+
+ESTIMATE_FILE = "estimate.json"
+"""Expected seconds of each stage, for the bars of a continued job."""
+
+
+class OutputClosed(Cancelled):
+    """Whoever read our output has gone."""
+
+
+def verb(
+    request: RequestOptions,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder of the job. Default: runs/DATASET-ipcN-seedS below the current folder.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line on stdout, and nothing else.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before long jobs; accept licences.")
+    ] = False,
+) -> None:
+    """Distil a dataset to a few images per class.
+
+    Prepares the images, trains or takes a diffusion transformer, fine-tunes it to be
+    representative and diverse, samples candidates, chooses and refines the best, judges them
+    beside controls, and writes a bundle. A run that was stopped or killed goes on when the same
+    command is repeated.
+
+    Example: distillery run ~/photos --ipc 10
+    """
+    settings = read_settings()
+    try:
+        asked = request_of(request)
+        folder = out_folder or default_folder(asked)
+        start_local()
+        with crashes_logged(folder, settings):
+            _run(asked, folder, settings, as_json=as_json, yes=yes)
+    except Exception as error:
+        if as_json and not isinstance(error, OutputClosed | BrokenPipeError):
+            write_event("error", kind=type(error).__name__, message=sentence(error))
+        raise
+
+
+run_verb = with_request(verb)
+
+
+@contextmanager
+def crashes_logged(folder: Path, settings: Settings) -> Iterator[None]:
+    """Put the traceback of an unexpected error into the job folder, or else the cache."""
+    try:
+        yield
+    except Exception as error:
+        if is_expected(error):
+            raise
+        raise crash(error, [folder, settings.cache]) from error
+
+
+def _run(
+    asked: dict[str, Any], folder: Path, settings: Settings, *, as_json: bool, yes: bool
+) -> None:
+    """Plan and start a job, or take up the one in the folder; show the result."""
+    from generator.pipeline import stored_job
+
+    job, expected_s = stored_job(folder, asked), _stored_estimate(folder)
+    bundle = folder / "bundle"
+    if job is None:
+        job, expected_s = _start(asked, folder, settings, as_json=as_json, yes=yes)
+    elif not as_json:
+        state = "is complete" if bundle.exists() else "goes on"
+        err(settings).print(f"The job in {clean(folder)} {state}.", soft_wrap=True)
+    if not bundle.exists():
+        _work(job, folder, expected_s, settings, as_json=as_json)
+    report = read_json(bundle / "report.json")
+    if as_json:
+        write_event("result", **result_event(bundle, report))
+    else:
+        show_result(out(settings), bundle, report)
+
+
+def _start(
+    asked: dict[str, Any], folder: Path, settings: Settings, *, as_json: bool, yes: bool
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Plan a new job, say so, and write its folder; returns it and the expected seconds."""
+    from generator.pipeline import start_job
+
+    plan, estimate = planning.make(asked, settings, folder)
+    if as_json:
+        write_event("plan", folder=str(folder), **planning.plan_event(plan, estimate))
+    else:
+        console = err(settings)
+        planning.show_plan(console, plan)
+        planning.show_brief(console, estimate, folder)
+    planning.confirm(plan, estimate, settings, yes=yes)
+    _check_disk(folder, settings, estimate.disk_bytes)
+    job = start_job(folder, asked, plan)
+    expected_s = {stage.name: round(stage.seconds, 3) for stage in estimate.stages}
+    write_json(folder / ESTIMATE_FILE, expected_s)
+    return job, expected_s
+
+
+def _stored_estimate(folder: Path) -> dict[str, float]:
+    """Return the expected seconds that a job's start left."""
+    try:
+        return dict(read_json(folder / ESTIMATE_FILE))
+    except (OSError, ValueError):
+        return {}
+
+
+def _check_disk(folder: Path, settings: Settings, needed_bytes: float) -> None:
+    """Refuse to start what cannot fit; a disk that fills up under a mapped file kills a process."""
+    import shutil
+
+    for place in (folder, settings.cache):
+        existing = next(
+            path for path in (place.absolute(), *place.absolute().parents) if path.exists()
+        )
+        free = shutil.disk_usage(existing).free
+        if free < needed_bytes:
+            raise JobError(
+                f"the job needs about {needed_bytes / 1e9:.2g} GB of disk, but {existing} has "
+                f"{free / 1e9:.2g} GB free: free some, or name other places with --out and "
+                "DISTILLERY_CACHE"
+            )
+
+
+def _work(
+    job: Mapping[str, Any], folder: Path, expected_s: Mapping[str, float], settings: Settings, *,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Run what is left of a job under a display, until the end or a signal."""
+    from generator.pipeline import STAGES, run_job
+
+    display = make_display([stage.name for stage in STAGES], expected_s, settings, as_json=as_json)
+    with StopRequest() as stop:
+        with display:
+
+            def told(progress: Progress) -> None:
+                _guarded(lambda: display.on_progress(progress))
+                stop.check()
+
+            try:
+                run_job(
+                    folder, job, cache=settings.cache, on_progress=told,
+                    on_stage=lambda finished: _guarded(lambda: display.on_stage(finished)),
+                )  # fmt: skip
+            except OutputClosed:
+                raise
+            except Cancelled as error:
+                raise Cancelled(
+                    "stopped; what is done is kept: repeat the same command to go on"
+                ) from error
+
+
+def _guarded(show: Callable[[], None]) -> None:
+    """Show progress; where nobody reads any more, stop as on Ctrl-C, at a safe point."""
+    try:
+        show()
+    except BrokenPipeError as error:
+        raise OutputClosed(
+            "the output was closed, so the run stopped; repeat the same command to go on"
+        ) from error
+
+
+def make_display(
+    stages: list[str], expected_s: Mapping[str, float], settings: Settings, *, as_json: bool
+) -> Display:
+    """Return bars on a terminal, lines elsewhere, JSON where asked for."""
+    tracker = Tracker(stages, expected_s)
+    if as_json:
+        return Events(tracker)
+    console = err(settings)
+    if console.is_terminal and os.environ.get("TERM") != "dumb":
+        from app.cli.bars import Bars
+
+        return Bars(tracker, console)
+    return Lines(tracker, sys.stderr)

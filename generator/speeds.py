@@ -1,0 +1,215 @@
+"""How fast this machine does the units of work that a job is made of.
+
+A unit is one image through one network. For small networks a few steps of the very networks are
+timed; for large ones floating-point operations are divided by a measured rate of matrix products.
+`nominal_speeds` measures nothing: a fixed machine, for decisions that must not depend on the load.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distillery.models.config import PixelDiTConfig, dit_flops_per_image
+
+NOMINAL_FLOPS = 25e9
+"""Of a laptop core on small networks."""
+NOMINAL_STEP_S = 2e-3
+"""What a training step costs beside its arithmetic: augmentation, optimiser, Python."""
+CALIBRATION_S = 0.3
+"""Time for each of the networks that are timed."""
+MATMUL_SIZE = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """Seconds of a step over a batch: a fixed part and one for each image."""
+
+    fixed_s: float
+    image_s: float
+
+    def of(self, batch_size: int) -> float:
+        """Return the seconds of one step."""
+        return self.fixed_s + self.image_s * batch_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Speeds:
+    """Costs of the units of work."""
+
+    dit_train: StepCost
+    """Forward and backward of the diffusion transformer, with the optimiser."""
+    dit_forward: StepCost
+    """One evaluation of it."""
+    classifier: StepCost
+    """A training step of the classifier, with augmentation."""
+    encode_s: float = 0.0
+    """One image through the encoder of a latent base."""
+    decode_s: float = 0.0
+    """One image through its decoder."""
+    basis: str
+    """Where the figures of the transformer come from."""
+    classifier_basis: str
+    """Where those of the classifier come from."""
+    spread: float
+    """The truth lies between the figure over this and the figure times this."""
+
+
+def convnet_flops(name: str, image_size: int, channels: int) -> float:
+    """Return the floating-point operations of one forward pass of a classifier, per image.
+
+    Convolutions only; for `resnet18` the published 1.8 GFLOP at 224 px and width 64, scaled.
+    """
+    if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)", name):
+        depth, width = int(match[1]), int(match[2])
+        size, channels_in, total = image_size, channels, 0.0
+        for _ in range(depth):
+            total += 2 * 9 * channels_in * width * size * size
+            size, channels_in = max(1, size // 2), width
+        return total
+    match = re.fullmatch(r"resnet18(?:-w(\d+))?", name)
+    width = int(match[1] or 64) if match else 64
+    halvings = 1 if image_size > 64 else 16  # small images keep their size at the start
+    return 3.6e9 * (image_size / 224) ** 2 * (width / 64) ** 2 * halvings
+
+
+def vae_flops(config: Mapping[str, Any], image_size: int) -> tuple[float, float]:
+    """Return the floating-point operations of encoding and of decoding one image.
+
+    Args:
+        config: Of diffusers' `AutoencoderKL`.
+        image_size: Height and width of the image.
+    """
+    widths, layers = list(config["block_out_channels"]), config.get("layers_per_block", 1)
+    latent = config.get("latent_channels", 4)
+    low = image_size // 2 ** (len(widths) - 1)
+    top = widths[-1]
+    middle = low * low * (4 * 18 * top * top + 8 * top * top + 4 * low * low * top)
+    encode = 18.0 * 3 * widths[0] * image_size**2 + middle + 18.0 * low * low * top * 2 * latent
+    decode = 18.0 * latent * top * low * low + middle + 18.0 * widths[0] * 3 * image_size**2
+    before_down, before_up = widths[0], top
+    for level, width in enumerate(widths):
+        size = image_size // 2**level
+        encode += size * size * _resnets(before_down, width, layers)
+        encode += 18.0 * width * width * (size // 2) ** 2 * (level < len(widths) - 1)
+        before_down = width
+    for level, width in enumerate(reversed(widths)):
+        size = low * 2**level
+        decode += size * size * _resnets(before_up, width, layers + 1)
+        decode += 18.0 * width * width * (2 * size) ** 2 * (level < len(widths) - 1)
+        before_up = width
+    return encode, decode
+
+
+def _resnets(width_in: int, width: int, count: int) -> float:
+    """Return operations per pixel of `count` residual blocks of two convolutions."""
+    first = 18.0 * width_in * width + 18.0 * width * width
+    first += 2.0 * width_in * width * (width_in != width)
+    return first + (count - 1) * 36.0 * width * width
+
+
+def nominal_speeds(
+    dit: Mapping[str, Any], vae: Mapping[str, Any] | None, classifier: str, image_size: int,
+    channels: int, flops_per_s: float = NOMINAL_FLOPS, basis: str = "a nominal machine",
+) -> Speeds:  # fmt: skip
+    """Return the speeds of arithmetic alone, at a rate of floating-point operations."""
+    forward = dit_flops_per_image(dit) / flops_per_s
+    student = convnet_flops(classifier, image_size, channels) / flops_per_s
+    encode, decode = vae_flops(vae, image_size) if vae else (0.0, 0.0)
+    return Speeds(
+        dit_train=StepCost(NOMINAL_STEP_S * 5, 3 * forward),
+        dit_forward=StepCost(NOMINAL_STEP_S * 2, forward),
+        classifier=StepCost(NOMINAL_STEP_S, 3 * student),
+        encode_s=encode / flops_per_s,
+        decode_s=decode / flops_per_s,
+        basis=basis,
+        classifier_basis=basis,
+        spread=2.0,
+    )
+
+
+def _median_s(step: Callable[[], object], budget_s: float) -> float:
+    """Return the seconds of the median step within a budget; the first warms up."""
+    step()
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 2 or (time.perf_counter() - started < budget_s and len(times) < 10):
+        begun = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - begun)
+    return sorted(times)[len(times) // 2]
+
+
+def measure_matmul_flops(device: str = "cpu") -> float:
+    """Return the floating-point operations a second of a large float32 matrix product."""
+    import torch
+
+    matrix = torch.ones(MATMUL_SIZE, MATMUL_SIZE, device=device)
+
+    def product() -> None:
+        torch.mm(matrix, matrix)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    return 2 * MATMUL_SIZE**3 / _median_s(product, CALIBRATION_S / 2)
+
+
+def measure_dit(config: PixelDiTConfig, batch_size: int) -> tuple[StepCost, StepCost]:
+    """Time training steps and forward passes of a pixel DiT: (train, forward)."""
+    import torch
+
+    from distillery.models.dit import build_pixel_dit, denoise
+
+    transformer = build_pixel_dit(config, 0)
+    shape = (batch_size, config.channels, config.image_size, config.image_size)
+    images, timesteps = torch.zeros(shape), torch.zeros(batch_size, dtype=torch.int64)
+    optimizer = torch.optim.AdamW(transformer.parameters(), fused=True)
+
+    def train() -> None:
+        denoise(transformer, images, timesteps, timesteps).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    @torch.inference_mode()
+    def forward() -> None:
+        denoise(transformer, images, timesteps, timesteps)
+
+    train_s = _median_s(train, CALIBRATION_S)
+    forward_s = _median_s(forward, CALIBRATION_S / 2)
+    # at these sizes a step is arithmetic; a tenth of it does not depend on the batch
+    return (
+        StepCost(0.1 * train_s, 0.9 * train_s / batch_size),
+        StepCost(0.1 * forward_s, 0.9 * forward_s / batch_size),
+    )
+
+
+def measure_classifier(
+    name: str, image_size: int, channels: int, num_classes: int, augmentation: str
+) -> StepCost:
+    """Time training steps of a classifier at two batch sizes."""
+    import torch
+
+    from distillery.evaluation.config import StudentConfig
+    from distillery.evaluation.training import cross_entropy_objective, train_classifier
+    from distillery.models.classifiers import build_classifier
+
+    network = build_classifier(name, channels, image_size, num_classes, 0)
+
+    def seconds(batch_size: int) -> float:
+        images = torch.zeros(batch_size, channels, image_size, image_size)
+        objective = cross_entropy_objective(torch.zeros(batch_size, dtype=torch.int64))
+        recipe = StudentConfig(
+            network=name, num_steps=2, batch_size=batch_size, augmentation=augmentation
+        )
+        return (
+            _median_s(
+                lambda: train_classifier(network, images, objective, recipe, seed=0),
+                CALIBRATION_S / 2,
+            )
+            / 2
+        )
+
+    small, large = seconds(16), seconds(64)
+    image_s = max((large - small) / 48, large / 64 / 10)
+    return StepCost(max(large - 64 * image_s, 0.0), image_s)
