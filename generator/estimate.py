@@ -260,7 +260,7 @@ def _evaluate(config: DistillConfig, look: "Look", speeds: Speeds) -> float:
         sets += 4 + 2 * config.refine.enabled + (ipc == 1)
         controls = _refine(config, num_classes, speeds) if config.refine.enabled else 0.0
     batch = min(student.batch_size, num_classes * ipc)
-    num_test = look.num_images - look.num_train
+    num_test = look.num_images - look.num_train / (1 - config.data.validation_fraction)
     test = NUM_SHIFTS * num_test * speeds.classifier.image_s / 3
     training = student.num_steps * speeds.classifier.of(batch)
     return controls + sets * evaluate.num_seeds * (training + test)
@@ -356,7 +356,8 @@ def _warnings(machine: Machine, memory: float, base: BaseDescription) -> tuple[s
 def limit_evaluation(plan: "Plan", request: Mapping[str, Any]) -> "Plan":
     """Return the plan with an evaluation of at most a third of the job, as far as that is open.
 
-    First fewer students (not below 3), then no controls, then fewer students again. What the user
+    First fewer students (not below 2: one says nothing of the noise), then no controls, and with
+    them gone as many students as before, then fewer, down to one. What the user
     set stays, and so does the preset `smoke`, which must go through everything. The prices are
     nominal and nothing counts as cached: the same request gives the same job whatever the load.
     """
@@ -387,15 +388,21 @@ def _reductions(
     config: DistillConfig, asked: Mapping[str, Any]
 ) -> list[tuple[dict[str, Any], str]]:
     """Return the changes that may be tried, in order; those the user spoke about are left out."""
-    seeds = config.evaluate.num_seeds
+    seeds, controls = config.evaluate.num_seeds, config.evaluate.controls
+    fewer = range(seeds - 1, 0, -1) if "num_seeds" not in asked else range(0)
     found: list[tuple[dict[str, Any], str]] = []
-    if "num_seeds" not in asked:
-        found += [({"num_seeds": n}, f"{n} students a set") for n in range(seeds - 1, 2, -1)]
-    if "controls" not in asked and config.evaluate.controls:
-        found.append(({"controls": False}, "no controls"))
-    if "num_seeds" not in asked:
-        found += [({"num_seeds": n}, f"{n} students a set") for n in (2, 1) if n < seeds]
+    if controls:
+        found += [({"num_seeds": n}, _students(n)) for n in fewer if n >= 2]
+    if controls and "controls" not in asked:
+        found.append(({"num_seeds": seeds, "controls": False}, "no controls"))
+    without = not controls or "controls" not in asked
+    kept = ", no controls" * controls
+    found += [({"num_seeds": n}, _students(n) + kept) for n in fewer if without or n < 2]
     return found
+
+
+def _students(count: int) -> str:
+    return f"{count} student{'s' * (count > 1)} a set"
 
 
 def _reduce(plan: "Plan", change: Mapping[str, Any], text: str, share: float) -> "Plan":
@@ -403,8 +410,6 @@ def _reduce(plan: "Plan", change: Mapping[str, Any], text: str, share: float) ->
     from generator.plan import Decision
 
     others = tuple(d for d in plan.decisions if d.what != "evaluation")
-    before = next((d.choice + ", " for d in plan.decisions if d.what == "evaluation"), "")
-    reason = f"it would be {100 * share:.0f} % of the job; --students and --controls overrule this"
-    decision = Decision("evaluation", before + text, reason)
+    reason = f"more would be {100 * share:.0f} % of the job; --students and --controls overrule it"
     config = replace(plan.config, evaluate=replace(plan.config.evaluate, **change))
-    return replace(plan, config=config, decisions=(*others, decision))
+    return replace(plan, config=config, decisions=(*others, Decision("evaluation", text, reason)))

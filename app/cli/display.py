@@ -6,7 +6,7 @@ The bars of a terminal are in `bars`. All three take the same calls, see `Displa
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from app.cli.console import clean, time_text
@@ -134,10 +134,10 @@ class Events:
 
     def write(self, event: str, **fields: Any) -> None:
         """Write one event."""
-        write_event(event, self._file, **fields)
+        write_event(event, fields, self._file)
 
 
-def write_event(event: str, file: IO[str] | None = None, **fields: Any) -> None:
+def write_event(event: str, fields: Mapping[str, Any], file: IO[str] | None = None) -> None:
     """Write one JSON object on a line of its own, in ASCII, and flush it."""
     file = file or sys.stdout
     file.write(json.dumps({"event": event, **fields}, allow_nan=False) + "\n")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import run
+from app.cli import doctor, estimate, export, pretrain, run, show, verify
 from app.cli.console import clean
 from app.cli.failures import crash, exit_code, is_expected, sentence
 from app.settings import read_settings
@@ -23,7 +23,15 @@ Example: distillery run --preset smoke
 
 def verbs() -> dict[str, Callable[..., None]]:
     """Return the verbs by name, in the order of the help."""
-    return {"run": run.run_verb}
+    return {
+        "run": run.run_verb,
+        "estimate": estimate.estimate_verb,
+        "pretrain": pretrain.pretrain_verb,
+        "show": show.show_verb,
+        "verify": verify.verify_verb,
+        "export": export.export_verb,
+        "doctor": doctor.doctor_verb,
+    }
 
 
 def build_app() -> typer.Typer:

@@ -86,10 +86,14 @@ class RequestOptions:
         bool,
         typer.Option("--no-soft-labels", help="Hard labels only."),
     ] = False
-    no_controls: Annotated[
-        bool,
-        typer.Option("--no-controls", help="Judge our images only."),
-    ] = False
+    controls: Annotated[
+        bool | None,
+        typer.Option(
+            "--controls/--no-controls",
+            help="Whether real images and plain samples are judged too. Default: yes, while the "
+            "evaluation is at most a third of the job.",
+        ),
+    ] = None
     students: Annotated[
         int | None,
         typer.Option(help="Students per image set. Default: 3."),
@@ -169,7 +173,7 @@ def _fields(o: RequestOptions) -> list[tuple[str, Any]]:
         ("select.method", "random" if o.no_select else None),
         ("refine.enabled", False if o.no_refine else None),
         ("label.enabled", False if o.no_soft_labels else None),
-        ("evaluate.controls", False if o.no_controls else None),
+        ("evaluate.controls", o.controls),
         ("evaluate.num_seeds", o.students),
     ]
 

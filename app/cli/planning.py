@@ -4,6 +4,7 @@
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,24 @@ def show_plan(console: "Console", plan: "Plan") -> None:
         grid.add_row(f"  {decision.what}", reason)
     grid.add_row("  licence", Text(clean(licence_text(plan))))
     console.print(grid)
-    for warning in plan.warnings:
-        console.print(Text(f"  note: {clean(warning)}", style="yellow"))
+    _notes(console, plan.warnings)
+
+
+def show_warnings(console: "Console", estimate: "Estimate") -> None:
+    """Print what does not fit this machine."""
+    _notes(console, estimate.warnings)
+
+
+def _notes(console: "Console", notes: Sequence[str]) -> None:
+    """Print warnings, each in a block of its own."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    for note in notes:
+        grid.add_row("  !", Text(clean(note), style="yellow"))
+    if notes:
+        console.print(grid)
 
 
 def licence_text(plan: "Plan") -> str:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 COLUMNS = (
-    ("accuracy", "accuracy"), ("worst group", "cluster_min"), ("noise", "noise"), ("blur", "blur"),
-    ("inverted", "invert"),
+    ("accuracy", "accuracy"), ("worst\ngroup", "cluster_min"), ("noise", "noise"),
+    ("blur", "blur"), ("invert", "invert"),
 )  # fmt: skip
 """(heading, figure of a row) of the table of results."""
-NARROW_COLUMNS = 2
-"""How many of them have their spread beside them; the others are means."""
+WITH_SPREAD = ("accuracy", "cluster_min")
+"""Figures that have their spread beside them; the others are means."""
+LABEL_WIDTH = 33
+"""Of the longest name of a set, so that both tables line up."""
 FILES = (
     ("bundle", "distilled.safetensors"), ("preview", "preview.png"), ("report", "report.html"),
 )  # fmt: skip
@@ -28,7 +30,7 @@ FILES = (
 def figure(value: dict[str, Any] | None, *, spread: bool = True) -> str:
     """Return mean and spread of a figure in per cent."""
     if value is None:
-        return "too few data"
+        return "-"
     mean = f"{100 * value['mean']:.1f}"
     if not spread or len(value.get("runs", ())) < 2:
         return mean
@@ -60,54 +62,57 @@ def show_result(console: "Console", bundle: Path, report: dict[str, Any]) -> Non
         f"Students: {protocol['student']}, {protocol['epochs_or_steps']}, {students} for each set; "
         f"{counts['test']} test images; per cent, mean" + " ± std" * (students > 1)
     )
+    console.print()
     console.print(result_table(report["results"]["hard"], "Trained on hard labels"))
     if report["results"]["soft"]:
-        table = result_table(report["results"]["soft"], "Trained on the teacher's soft labels")
-        console.print(table)
+        console.print()
+        console.print(result_table(report["results"]["soft"], "Trained on soft labels"))
     if report["fallback"]:
         console.print(Text(f"Real images were refined: {report['fallback']['reason']}", "yellow"))
     if report["stage_effects"]:
-        console.print(Text("What each stage gained", style="bold"))
-        console.print(effect_table(report["stage_effects"]))
+        console.print()
+        show_effects(console, report["stage_effects"])
     console.print()
     show_paths(console, bundle)
 
 
 def result_table(rows: list[dict[str, Any]], title: str) -> "Table":
-    """Return rows of a report as a table with ours marked."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", title_style="", box=box.SIMPLE_HEAD)
-    table.add_column("images", overflow="fold")
-    present = [(head, key) for head, key in COLUMNS if any(key in row for row in rows)]
-    for head, _ in present:
-        table.add_column(head, justify="right", no_wrap=True)
-    for row in rows:
-        figures = [
-            figure(row.get(key), spread=number < NARROW_COLUMNS)
-            for number, (_, key) in enumerate(present)
-        ]
-        mark = "▸ " if row["is_ours"] else "  "
-        style = "bold green" if row["is_ours"] else None
-        table.add_row(mark + clean(row["label"]), *figures, style=style)
-    return table
-
-
-def effect_table(effects: list[dict[str, Any]]) -> "Table":
-    """Return what each stage gained, as the report puts it."""
+    """Return rows of a report as a table with ours marked; it fits 80 columns."""
     from rich.table import Table
     from rich.text import Text
 
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("", width=1)
+    table.add_column(f"\n{title}", width=LABEL_WIDTH, overflow="fold")
+    present = [(head, key) for head, key in COLUMNS if any(key in row for row in rows)]
+    for head, _ in present:
+        table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
+    for row in rows:
+        figures = [figure(row.get(key), spread=key in WITH_SPREAD) for _, key in present]
+        style = "bold green" if row["is_ours"] else ""
+        mark = "▸" if row["is_ours"] else ""
+        table.add_row(mark, Text(clean(row["label"])), *figures, style=style)
+    return table
+
+
+def show_effects(console: "Console", effects: list[dict[str, Any]]) -> None:
+    """Print what each stage gained, with the report's verdict."""
+    from rich.table import Table
+    from rich.text import Text
+
+    verdicts = [effect["verdict"].rpartition(": ")[2] for effect in effects]
+    is_one = len(set(verdicts)) == 1  # said once then
+    heading = "Gain of each stage, points" + f" ({verdicts[0]})" * is_one
+    console.print(Text(heading, style="dim"))
     styles = {"it helps": "green", "it hurts": "red"}
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(overflow="fold", ratio=1)
-    grid.add_column(overflow="fold", ratio=1)
-    for effect in effects:
-        verdict = effect["verdict"]
-        style = next((styles[end] for end in styles if verdict.endswith(end)), "")
-        grid.add_row(f"  {effect['stage']}", Text(verdict, style=style))
-    return grid
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for effect, verdict in zip(effects, verdicts, strict=True):
+        error = f" ± {100 * effect['standard_error']:.1f}" * (not is_one)
+        what = clean(effect["stage"]) + f": {verdict}" * (not is_one)
+        grid.add_row(f"  {100 * effect['gain']:+.1f}{error}", Text(what, styles.get(verdict, "")))
+    console.print(grid)
 
 
 def show_paths(console: "Console", bundle: Path) -> None:
@@ -116,8 +121,8 @@ def show_paths(console: "Console", bundle: Path) -> None:
 
     for name, file in FILES:
         if (bundle / file).exists():
-            line = Text.assemble((f"{name:8} ", "bold"), clean(bundle / file))
-            console.print(line, soft_wrap=True)  # a path that wraps cannot be copied
+            place = Text.assemble((f"{name:8} ", "bold"), clean(bundle / file))
+            console.print(place, soft_wrap=True)  # a path that wraps cannot be copied
     console.print()
     lines = (
         "import distillery",

@@ -1,9 +1,7 @@
 """`distillery run`: plan, run or continue a job, show what came out."""
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,24 +9,17 @@ import typer
 
 from app.cli import planning
 from app.cli.console import clean, err, out
-from app.cli.display import Display, Events, Lines, write_event
-from app.cli.failures import crash, is_expected, sentence
+from app.cli.display import write_event
 from app.cli.local import start_local
 from app.cli.options import RequestOptions, default_folder, request_of, with_request
 from app.cli.results import result_event, show_result
-from app.cli.stop import StopRequest
-from app.cli.tracker import Tracker
+from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
-from distillery.errors import Cancelled, JobError
+from distillery.errors import JobError
 from distillery.files import read_json, write_json
-from distillery.progress import Progress
 
 ESTIMATE_FILE = "estimate.json"
 """Expected seconds of each stage, for the bars of a continued job."""
-
-
-class OutputClosed(Cancelled):
-    """Whoever read our output has gone."""
 
 
 def verb(
@@ -58,30 +49,15 @@ def verb(
     Example: distillery run ~/photos --ipc 10
     """
     settings = read_settings()
-    try:
+    with json_errors(as_json):
         asked = request_of(request)
         folder = out_folder or default_folder(asked)
         start_local()
-        with crashes_logged(folder, settings):
+        with crashes_logged([folder, settings.cache]):
             _run(asked, folder, settings, as_json=as_json, yes=yes)
-    except Exception as error:
-        if as_json and not isinstance(error, OutputClosed | BrokenPipeError):
-            write_event("error", kind=type(error).__name__, message=sentence(error))
-        raise
 
 
 run_verb = with_request(verb)
-
-
-@contextmanager
-def crashes_logged(folder: Path, settings: Settings) -> Iterator[None]:
-    """Put the traceback of an unexpected error into the job folder, or else the cache."""
-    try:
-        yield
-    except Exception as error:
-        if is_expected(error):
-            raise
-        raise crash(error, [folder, settings.cache]) from error
 
 
 def _run(
@@ -101,7 +77,7 @@ def _run(
         _work(job, folder, expected_s, settings, as_json=as_json)
     report = read_json(bundle / "report.json")
     if as_json:
-        write_event("result", **result_event(bundle, report))
+        write_event("result", result_event(bundle, report))
     else:
         show_result(out(settings), bundle, report)
 
@@ -114,11 +90,12 @@ def _start(
 
     plan, estimate = planning.make(asked, settings, folder)
     if as_json:
-        write_event("plan", folder=str(folder), **planning.plan_event(plan, estimate))
+        write_event("plan", {"folder": str(folder)} | planning.plan_event(plan, estimate))
     else:
         console = err(settings)
         planning.show_plan(console, plan)
         planning.show_brief(console, estimate, folder)
+        planning.show_warnings(console, estimate)
     planning.confirm(plan, estimate, settings, yes=yes)
     _check_disk(folder, settings, estimate.disk_bytes)
     job = start_job(folder, asked, plan)
@@ -137,8 +114,6 @@ def _stored_estimate(folder: Path) -> dict[str, float]:
 
 def _check_disk(folder: Path, settings: Settings, needed_bytes: float) -> None:
     """Refuse to start what cannot fit; a disk that fills up under a mapped file kills a process."""
-    import shutil
-
     for place in (folder, settings.cache):
         existing = next(
             path for path in (place.absolute(), *place.absolute().parents) if path.exists()
@@ -159,47 +134,8 @@ def _work(
     """Run what is left of a job under a display, until the end or a signal."""
     from generator.pipeline import STAGES, run_job
 
-    display = make_display([stage.name for stage in STAGES], expected_s, settings, as_json=as_json)
-    with StopRequest() as stop:
-        with display:
-
-            def told(progress: Progress) -> None:
-                _guarded(lambda: display.on_progress(progress))
-                stop.check()
-
-            try:
-                run_job(
-                    folder, job, cache=settings.cache, on_progress=told,
-                    on_stage=lambda finished: _guarded(lambda: display.on_stage(finished)),
-                )  # fmt: skip
-            except OutputClosed:
-                raise
-            except Cancelled as error:
-                raise Cancelled(
-                    "stopped; what is done is kept: repeat the same command to go on"
-                ) from error
-
-
-def _guarded(show: Callable[[], None]) -> None:
-    """Show progress; where nobody reads any more, stop as on Ctrl-C, at a safe point."""
-    try:
-        show()
-    except BrokenPipeError as error:
-        raise OutputClosed(
-            "the output was closed, so the run stopped; repeat the same command to go on"
-        ) from error
-
-
-def make_display(
-    stages: list[str], expected_s: Mapping[str, float], settings: Settings, *, as_json: bool
-) -> Display:
-    """Return bars on a terminal, lines elsewhere, JSON where asked for."""
-    tracker = Tracker(stages, expected_s)
-    if as_json:
-        return Events(tracker)
-    console = err(settings)
-    if console.is_terminal and os.environ.get("TERM") != "dumb":
-        from app.cli.bars import Bars
-
-        return Bars(tracker, console)
-    return Lines(tracker, sys.stderr)
+    names = [stage.name for stage in STAGES]
+    with with_display(names, expected_s, settings, as_json=as_json) as show:
+        run_job(
+            folder, job, cache=settings.cache, on_progress=show.on_progress, on_stage=show.on_stage
+        )
