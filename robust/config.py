@@ -55,13 +55,13 @@ class RefineConfig:
 
     enabled: bool = True
     """Off: the chosen images are the result."""
-    num_steps: int = 80
+    num_steps: int = 120
     """Adam steps on the images."""
-    learning_rate: float = 0.05
-    """Of Adam, in units of the normalised image."""
+    learning_rate: float = 0.1
+    """Of Adam, in units of the normalised image; falls to zero along a cosine."""
     reals_per_class: int = 64
     """Real samples per class and step."""
-    steps_per_proxy: int = 20
+    steps_per_proxy: int = 12
     """Steps before the next proxy takes over."""
     proxy_steps: int = 60
     """Training steps of each proxy."""

@@ -81,7 +81,7 @@ def train_proxy(
         image_size=images.shape[-1],
         num_classes=num_classes,
         seed=derive_seed(seed, "proxy-init"),
-    )
+    ).to(images.device)
     recipe = StudentConfig(
         network=config.network,
         num_steps=config.num_steps,
@@ -91,7 +91,10 @@ def train_proxy(
     )
     objective = (
         robust_objective(
-            labels, torch.from_numpy(cluster_ids), num_classes=num_classes, config=config
+            labels,
+            torch.from_numpy(cluster_ids).to(images.device),
+            num_classes=num_classes,
+            config=config,
         )
         if config.robust
         else cross_entropy_objective(labels)

@@ -6,6 +6,7 @@ et al. 2024, Algorithm 1). Classes are taken a few at a time, so memory does not
 Shapes: S synthetic images, B real ones, C, H, W, D features, K classes.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -145,6 +146,11 @@ def refine(
     return RefineResult(state.values.detach().clone(), state.losses)
 
 
+def cosine_decay(step: int, num_steps: int) -> float:
+    """Return the share of the learning rate at a step: from 1 down towards 0 (half a cosine)."""
+    return 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
 def _refine_step(
     state: "_State", labels: Tensor, reals: RealImages, proxy: nn.Module, config: RefineConfig, *,
     decode: Decode, augmentation: AugmentConfig | None, num_classes: int,
@@ -152,6 +158,8 @@ def _refine_step(
 ) -> float:  # fmt: skip
     """Take one Adam step over all classes, a few at a time; return the mean loss."""
     generator = torch_rng(seed, "refine", step)
+    for group in state.optimizer.param_groups:
+        group["lr"] = config.learning_rate * cosine_decay(step, config.num_steps)
     classes = labels.unique()
     state.optimizer.zero_grad(set_to_none=True)
     total = 0.0

@@ -13,9 +13,9 @@ class StudentConfig:
     """Architecture, as `distillery.models.classifiers` spells it."""
     num_steps: int = 300
     """Optimiser steps, whatever the size of the set."""
-    batch_size: int = 64
+    batch_size: int = 128
     """Images a step; smaller sets are used whole."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Of AdamW, with a cosine schedule to zero."""
     weight_decay: float = 0.01
     """Of AdamW."""
