@@ -1,8 +1,9 @@
 """What does a step of fine-tuning cost beside its floor?
 
-Floor: forward, and backward to the input only, of the same frozen DiT on the same batch. Ours: the
+Floor: forward, and backward to the input only, of the same frozen DiT on a batch of that size, as
+diffusers runs it, and "fast", with our matrix products (finetune/linear.py). Ours: the
 whole step, with batch drawing, DiffFit gradients, minimax criteria, memories, AdamW and averages.
-Both run in turn in one process; the figure is the ratio of medians.
+All run in turn in one process; the figure is the ratio of medians.
 
     python benchmarks/finetune_step.py [--threads N] [--repeats N] [--case digits|dit-s2]
 
@@ -15,6 +16,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from distillery.models.dit import denoise, disable_label_dropout
 from finetune.config import FinetuneConfig
 from finetune.difffit import apply_difffit
 from finetune.latents import CachedLatents, LatentSource, PixelLatents
+from finetune.linear import fast_linears
 from finetune.loop import FinetuneLoop
 from finetune.memory import ClassMemories
 from finetune.processes import Processes
@@ -73,7 +76,9 @@ def random_latents(config: dict[str, Any], num_items: int = 200) -> LatentSource
     return CachedLatents(mean, np.full_like(mean, 0.1))
 
 
-def our_step(case: dict[str, Any], device: torch.device) -> Callable[[], None]:
+def our_step(
+    case: dict[str, Any], device: torch.device, *, fast: bool = True
+) -> Callable[[], None]:
     """Return the whole step, with its memories already full."""
     config = FinetuneConfig(batch_size=case["batch_size"])
     transformer = build_transformer(case["transformer"]).to(device)
@@ -89,11 +94,19 @@ def our_step(case: dict[str, Any], device: torch.device) -> Callable[[], None]:
         ring.push(torch.randn(len(everyone), dim, device=device), everyone)
     adapter = apply_difffit(transformer, range(NUM_CLASSES))
     abar = alphas_cumprod("linear")
-    return FinetuneLoop(adapter, abar, batches, memories, config, processes, "").take_step
+    loop = FinetuneLoop(adapter, abar, batches, memories, config, processes, "")
+
+    def step() -> None:
+        with fast_linears(transformer) if fast else nullcontext():
+            loop.take_step()
+
+    return step
 
 
-def floor_step(case: dict[str, Any], device: torch.device) -> Callable[[], None]:
-    """Return forward, and backward to the input only."""
+def floor_step(
+    case: dict[str, Any], device: torch.device, *, fast: bool = False
+) -> Callable[[], None]:
+    """Return forward, and backward to the input only; `fast`: with our matrix products."""
     transformer = build_transformer(case["transformer"]).to(device)
     size, channels = case["batch_size"], case["transformer"]["in_channels"]
     side = case["transformer"]["sample_size"]
@@ -104,8 +117,9 @@ def floor_step(case: dict[str, Any], device: torch.device) -> Callable[[], None]
 
     def step() -> None:
         x = noisy.detach().requires_grad_()
-        eps = denoise(transformer, x, timesteps, rows)[:, :channels]
-        (eps - noise).square().mean().backward()
+        with fast_linears(transformer) if fast else nullcontext():
+            eps = denoise(transformer, x, timesteps, rows)[:, :channels]
+            (eps - noise).square().mean().backward()
 
     return step
 
@@ -121,7 +135,11 @@ def timed(step: Callable[[], None], device: torch.device) -> float:
 
 def measure(case: dict[str, Any], repeats: int, device: torch.device) -> dict[str, Any]:
     """Return medians in milliseconds and their ratio; the two steps take turns."""
-    steps = {"floor": floor_step(case, device), "ours": our_step(case, device)}
+    steps = {
+        "floor": floor_step(case, device),
+        "floor_fast": floor_step(case, device, fast=True),
+        "ours": our_step(case, device),
+    }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repeat in range(repeats + 2):
         for name, step in steps.items():
@@ -133,8 +151,10 @@ def measure(case: dict[str, Any], repeats: int, device: torch.device) -> dict[st
     quartiles = statistics.quantiles(ratios, n=4)
     return {
         "floor_ms": round(medians["floor"] * 1e3, 3),
+        "floor_fast_ms": round(medians["floor_fast"] * 1e3, 3),
         "ours_ms": round(medians["ours"] * 1e3, 3),
         "ratio": round(medians["ours"] / medians["floor"], 3),
+        "ratio_to_floor_fast": round(medians["ours"] / medians["floor_fast"], 3),
         "ratio_quartiles": [round(value, 3) for value in quartiles],
         "target": case["target"],
         "repeats": repeats,

@@ -25,6 +25,7 @@ from finetune.batches import ShuffledEpochs, drop_labels
 from finetune.config import PretrainConfig
 from finetune.ema import update_average, warmed_decay
 from finetune.latents import PixelLatents
+from finetune.linear import fast_linears
 
 MAX_GRADIENT_NORM = 1.0
 REPORT_INTERVAL = 20
@@ -146,7 +147,8 @@ def pretrain(
     if saved is not None:
         run.restore(*saved)
     data = (PixelLatents(images, flip=flip), torch.from_numpy(labels))
-    _train(transformer, run, data, config, alphas_cumprod, checkpoint, on_progress)
+    with fast_linears(transformer):
+        _train(transformer, run, data, config, alphas_cumprod, checkpoint, on_progress)
     averaged = dict(transformer.state_dict())
     names = [name for name, _ in transformer.named_parameters()]
     averaged.update(zip(names, run.average, strict=True))

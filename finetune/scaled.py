@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from finetune.linear import product
+
 SMALLEST_SCALE = 1e-4
 """Below this size a scale's gradient is computed as if it had it: the outputs are divided by it."""
 
@@ -27,7 +29,7 @@ class _ScaledLinearFunction(torch.autograd.Function):
         scaled = weight * scale[:, None]  # (O, I)
         if torch.is_autocast_enabled(x.device.type):
             scaled = scaled.to(torch.get_autocast_dtype(x.device.type))
-        y = F.linear(x, scaled, bias)
+        y = product(x, scaled, bias)
         ctx.save_for_backward(scaled, y, bias, scale)
         return y
 
@@ -36,13 +38,13 @@ class _ScaledLinearFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         scaled, y, bias, scale = ctx.saved_tensors
         flat, y = grad.flatten(0, -2), y.flatten(0, -2)  # (T, O); T tokens of the batch
-        grad_x = (flat @ scaled).view(*grad.shape[:-1], -1)  # (..., I)
+        grad_x = product(flat, scaled.t()).view(*grad.shape[:-1], -1)  # (..., I)
         grad_bias = flat.sum(0, dtype=scale.dtype)  # (O,)
-        product = (flat * y).sum(0, dtype=scale.dtype)  # (O,)
+        grad_scale = (flat * y).sum(0, dtype=scale.dtype)  # (O,), still times the scale
         if bias is not None:
-            product = torch.addcmul(product, bias, grad_bias, value=-1)
+            grad_scale = torch.addcmul(grad_scale, bias, grad_bias, value=-1)
         safe = torch.where(scale.abs() < SMALLEST_SCALE, SMALLEST_SCALE, scale)
-        return grad_x, None, grad_bias if bias is not None else None, product / safe
+        return grad_x, None, grad_bias if bias is not None else None, grad_scale / safe
 
 
 class ScaledLinear(nn.Module):

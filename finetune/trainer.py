@@ -18,6 +18,7 @@ from distillery.progress import OnProgress, ignore_progress
 from finetune.config import FinetuneConfig
 from finetune.difffit import apply_difffit
 from finetune.latents import LatentSource
+from finetune.linear import fast_linears
 from finetune.loop import Check, FinetuneLoop
 from finetune.memory import ClassMemories
 from finetune.processes import Processes
@@ -93,7 +94,8 @@ def finetune(
     try:
         loop = FinetuneLoop(adapter, alphas_cumprod, batches, memories, config, processes, identity)
         loop.restore(checkpoint)
-        loop.run(checkpoint, check, on_progress)
+        with fast_linears(transformer):
+            loop.run(checkpoint, check, on_progress)
         return _result(loop.state)
     finally:
         adapter.remove()

@@ -1,0 +1,72 @@
+"""The faster matrix products: the same numbers as torch's own layers, forwards and backwards."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from finetune.linear import fast_linears, product
+
+
+def tensors(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, requires_grad=True) for shape in shapes]
+
+
+@pytest.mark.parametrize("leading", [(5,), (3, 7), (1,)])
+def test_outputs_and_gradients_equal_torchs(leading: tuple[int, ...]) -> None:
+    x, other = tensors((*leading, 12), (*leading, 12))
+    layer = nn.Linear(12, 8)
+    with torch.no_grad():
+        other.copy_(x)
+    parameters = list(layer.parameters())
+    expected = layer(x).sin().sum()
+    expected_grads = torch.autograd.grad(expected, [x, *parameters])
+    with fast_linears(layer):
+        actual = layer(other).sin().sum()
+    actual_grads = torch.autograd.grad(actual, [other, *parameters])
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(actual_grads, expected_grads)
+
+
+def test_frozen_weights_get_no_gradient_but_biases_do() -> None:
+    layer = nn.Linear(6, 4)
+    layer.weight.requires_grad_(False)
+    (x,) = tensors((3, 5, 6))
+    with fast_linears(layer):
+        layer(x).square().sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad is not None
+    assert x.grad.abs().sum() > 0
+
+
+def test_layers_without_bias_and_without_gradients() -> None:
+    layer = nn.Linear(6, 4, bias=False)
+    (x,) = tensors((5, 6))
+    with fast_linears(layer), torch.no_grad():
+        fast = layer(x)
+    torch.testing.assert_close(fast, layer(x).detach())
+
+
+def test_transposed_weights_are_understood() -> None:
+    grad, weight = tensors((5, 4), (4, 6))
+    with torch.no_grad():
+        torch.testing.assert_close(product(grad, weight.t()), grad @ weight)
+
+
+def test_autocast_and_other_dtypes_go_the_usual_way() -> None:
+    layer = nn.Linear(6, 4)
+    (x,) = tensors((5, 6))
+    with torch.autocast("cpu", torch.bfloat16):
+        usual = layer(x)
+        with fast_linears(layer):
+            assert torch.equal(layer(x), usual)
+    double = [tensor.detach().double() for tensor in (x, layer.weight)]
+    assert torch.equal(product(*double), F.linear(*double))
+
+
+def test_the_model_is_put_back_even_after_an_error() -> None:
+    layer = nn.Linear(6, 4)
+    with pytest.raises(RuntimeError, match="stop"), fast_linears(layer):
+        raise RuntimeError("stop")
+    assert "forward" not in layer.__dict__
