@@ -5,12 +5,15 @@ timed; for large ones floating-point operations are divided by a measured rate o
 `nominal_speeds` measures nothing: a fixed machine, for decisions that must not depend on the load.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from distillery.errors import Cancelled
 from distillery.models.config import PixelDiTConfig, dit_flops_per_image
 
 NOMINAL_FLOPS = 25e9
@@ -199,17 +202,31 @@ def measure_classifier(
     def seconds(batch_size: int) -> float:
         images = torch.zeros(batch_size, channels, image_size, image_size)
         objective = cross_entropy_objective(torch.zeros(batch_size, dtype=torch.int64))
-        recipe = StudentConfig(
-            network=name, num_steps=2, batch_size=batch_size, augmentation=augmentation
-        )
-        return (
-            _median_s(
-                lambda: train_classifier(network, images, objective, recipe, seed=0),
-                CALIBRATION_S / 2,
-            )
-            / 2
-        )
+        recipe = StudentConfig(network=name, batch_size=batch_size, augmentation=augmentation)
+        clock = _StepClock(CALIBRATION_S / 2)
+        with contextlib.suppress(Cancelled):
+            train_classifier(network, images, objective, recipe, seed=0, on_step=clock.tick)
+        return clock.median_s()
 
     small, large = seconds(16), seconds(64)
     image_s = max((large - small) / 48, large / 64 / 10)
     return StepCost(max(large - 64 * image_s, 0.0), image_s)
+
+
+class _StepClock:
+    """Takes the times of a loop's steps; ends the loop when its budget is spent."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._until = time.perf_counter() + budget_s
+        self._ticks: list[float] = []
+
+    def tick(self, step: int) -> None:
+        """Note the end of a step; the first warmed up."""
+        self._ticks.append(time.perf_counter())
+        if len(self._ticks) >= 3 and self._ticks[-1] >= self._until:
+            raise Cancelled
+
+    def median_s(self) -> float:
+        """Return the median time of a step."""
+        steps = [after - before for before, after in pairwise(self._ticks)]
+        return sorted(steps)[len(steps) // 2]

@@ -82,7 +82,7 @@ def stage_line(name: str, took: str, summary: str) -> "Table":
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=1)
     grid.add_column(width=NAME_WIDTH)
-    grid.add_column(width=8, justify="right")
+    grid.add_column(width=11, justify="right")
     grid.add_column(overflow="fold")
     grid.add_row(Text("✓", style="green"), name, Text(took, style="cyan"), Text(clean(summary)))
     return grid

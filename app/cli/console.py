@@ -11,6 +11,9 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from rich.console import Console
 
+PIPE_WIDTH = 160
+"""Columns where there is no terminal: a file or a log need not be folded."""
+
 
 def out(settings: Settings) -> "Console":
     """Return the console of stdout."""
@@ -25,9 +28,10 @@ def err(settings: Settings) -> "Console":
 def _console(settings: Settings, *, to_stderr: bool) -> "Console":
     from rich.console import Console  # here, so that --help starts fast
 
+    is_terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
     return Console(
         stderr=to_stderr, no_color=not settings.use_color, highlight=False, markup=False,
-        emoji=False, soft_wrap=not (sys.stderr if to_stderr else sys.stdout).isatty(),
+        emoji=False, width=None if is_terminal else PIPE_WIDTH,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ class Unfit(DistilleryError):
 def doctor_verb(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Look at this machine: what it can do, what is missing, how to mend it.
+    """Look at this machine: what works, and what to mend.
 
     Exit code 1 where a job could not run.
 

@@ -77,8 +77,8 @@ def run_command(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         _discard_output()
         return 1
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own, for options it cannot read
             return _fail(_usage(error), 2)
@@ -98,7 +98,8 @@ def _usage(error: Exception) -> str:
 def _fail(text: str, code: int) -> int:
     """Print one sentence on stderr, if anyone reads it."""
     try:
-        print(f"error: {clean(text)}", file=sys.stderr, flush=True)  # noqa: T201
+        prefix = "" if code == 130 else "error: "  # who stopped it knows that it is none
+        print(f"{prefix}{clean(text)}", file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
         _discard_output()
     return code

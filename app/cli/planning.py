@@ -15,6 +15,7 @@ from distillery.files import read_json, write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from generator.estimate import Estimate
     from generator.plan import Plan
@@ -44,7 +45,6 @@ def make(
 
 def show_plan(console: "Console", plan: "Plan") -> None:
     """Print what was decided for the user, and what to know."""
-    from rich.table import Table
     from rich.text import Text
 
     config, look = plan.config, plan.look
@@ -56,17 +56,25 @@ def show_plan(console: "Console", plan: "Plan") -> None:
             f"{len(look.class_names)} classes, seed {config.seed}",
         )  # fmt: skip
     )
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for decision in plan.decisions:
-        reason = Text.assemble(
-            (clean(decision.choice), "bold"), (f"  {clean(decision.reason)}", "dim")
-        )
-        grid.add_row(f"  {decision.what}", reason)
-    grid.add_row("  licence", Text(clean(licence_text(plan))))
-    console.print(grid)
+    rows = [(decision.what, decision.choice, decision.reason) for decision in plan.decisions]
+    console.print(_facts([*rows, ("licence", *licence_text(plan))]))
     _notes(console, plan.warnings)
+
+
+def _facts(rows: Sequence[tuple[str, str, str]]) -> "Table":
+    """Return (what, figure, explanation) rows as a grid."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, min_width=16)
+    grid.add_column(overflow="fold")
+    for what, choice, reason in rows:
+        text = Text.assemble(
+            (clean(choice), "bold"), (clean(f": {reason}" if reason else ""), "dim")
+        )
+        grid.add_row(f"  {what}", text)
+    return grid
 
 
 def show_warnings(console: "Console", estimate: "Estimate") -> None:
@@ -86,11 +94,11 @@ def _notes(console: "Console", notes: Sequence[str]) -> None:
         console.print(grid)
 
 
-def licence_text(plan: "Plan") -> str:
-    """Return what the base model's licence means for the result."""
+def licence_text(plan: "Plan") -> tuple[str, str]:
+    """Return the base model's licence, and what it means for the result."""
     if plan.licence:
-        return f"{plan.licence} (of the base model; the bundle inherits it)"
-    return "none attached by the base model; that of your images stays"
+        return plan.licence, "of the base model; the bundle inherits it"
+    return "none attached", "by the base model; that of your images stays"
 
 
 def show_estimate(console: "Console", estimate: "Estimate") -> None:
@@ -112,35 +120,40 @@ def show_estimate(console: "Console", estimate: "Estimate") -> None:
         style="bold",
     )  # fmt: skip
     console.print(table)
-    for line in resource_lines(estimate):
-        console.print(f"  {line}")
+    console.print(_facts(resource_rows(estimate)))
 
 
 def _range(low_s: float, high_s: float) -> str:
     return f"{time_text(low_s)} - {time_text(high_s)}"
 
 
-def resource_lines(estimate: "Estimate") -> list[str]:
+def resource_rows(estimate: "Estimate") -> list[tuple[str, str, str]]:
     """Return memory, disk and download with their basis."""
-    lines = [
-        f"memory    about {size_text(estimate.memory_bytes)}: {estimate.memory_basis}",
-        f"disk      about {size_text(estimate.disk_bytes)}: {estimate.disk_basis}",
+    rows = [
+        ("memory", f"about {size_text(estimate.memory_bytes)}", estimate.memory_basis),
+        ("disk", f"about {size_text(estimate.disk_bytes)}", estimate.disk_basis),
     ]
     if estimate.download_bytes:
-        lines.append(f"download  about {size_text(estimate.download_bytes)}")
-    return lines
+        rows.append(("download", f"about {size_text(estimate.download_bytes)}", "weights"))
+    return rows
 
 
 def show_brief(console: "Console", estimate: "Estimate", folder: Path) -> None:
-    """Print the estimate in two lines, for the start of a run."""
+    """Print the estimate in a few lines, for the start of a run."""
     longest = sorted(estimate.stages, key=lambda stage: -stage.seconds)[:3]
     parts = ", ".join(f"{s.name} {time_text(s.seconds)}" for s in longest if s.seconds >= 0.5)
-    console.print(
-        f"  about {time_text(estimate.seconds)} ({_range(estimate.low_s, estimate.high_s)})"
-        + (f": {parts}" if parts else "")
-        + f"; memory {size_text(estimate.memory_bytes)}, disk {size_text(estimate.disk_bytes)}"
-    )
-    console.print(f"  into {clean(folder)}", soft_wrap=True)
+    spread = _range(estimate.low_s, estimate.high_s)
+    sizes = f"memory {size_text(estimate.memory_bytes)}, disk {size_text(estimate.disk_bytes)}"
+    rows = [
+        (
+            "time",
+            f"about {time_text(estimate.seconds)}",
+            f"{spread}; most of it {parts or 'small'}",
+        ),
+        ("needs", sizes, ""),
+        ("folder", str(folder), ""),
+    ]
+    console.print(_facts(rows))
 
 
 def plan_event(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:

@@ -82,16 +82,15 @@ def result_table(rows: list[dict[str, Any]], title: str) -> "Table":
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("", width=1)
-    table.add_column(f"\n{title}", width=LABEL_WIDTH, overflow="fold")
+    table.add_column(f"\n  {title}", width=LABEL_WIDTH + 2, overflow="fold")
     present = [(head, key) for head, key in COLUMNS if any(key in row for row in rows)]
     for head, _ in present:
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for row in rows:
         figures = [figure(row.get(key), spread=key in WITH_SPREAD) for _, key in present]
         style = "bold green" if row["is_ours"] else ""
-        mark = "▸" if row["is_ours"] else ""
-        table.add_row(mark, Text(clean(row["label"])), *figures, style=style)
+        mark = "▸ " if row["is_ours"] else "  "
+        table.add_row(Text(mark + clean(row["label"])), *figures, style=style)
     return table
 
 

@@ -1,0 +1,36 @@
+"""The environment is read once, and a given one is enough to test everything."""
+
+from pathlib import Path
+
+from app.settings import read_settings
+
+
+def test_cache_is_the_users_own_unless_named() -> None:
+    assert read_settings({"HOME": "/home/ada"}).cache == Path("/home/ada/.cache/distillery")
+    xdg = {"HOME": "/home/ada", "XDG_CACHE_HOME": "/big/cache"}
+    assert read_settings(xdg).cache == Path("/big/cache/distillery")
+    assert read_settings(xdg | {"DISTILLERY_CACHE": "/fast"}).cache == Path("/fast")
+
+
+def test_hub_variables_mean_what_the_hub_client_takes_them_for(tmp_path: Path) -> None:
+    settings = read_settings({"HOME": str(tmp_path)})
+    assert settings.hub_cache == tmp_path / ".cache/huggingface/hub"
+    assert not settings.is_offline and not settings.has_hub_token
+    token = tmp_path / ".cache/huggingface/token"
+    token.parent.mkdir(parents=True)
+    token.write_text("hf_x")
+    assert read_settings({"HOME": str(tmp_path)}).has_hub_token
+    settings = read_settings({"HOME": "/h", "HF_HOME": "/hf", "HF_HUB_OFFLINE": "1"})
+    assert settings.hub_cache == Path("/hf/hub") and settings.is_offline
+    assert not read_settings({"HOME": "/h", "HF_HUB_OFFLINE": "0"}).is_offline
+
+
+def test_no_color_counts_whatever_its_value_unless_empty() -> None:
+    assert not read_settings({"HOME": "/h", "NO_COLOR": "0"}).use_color
+    assert read_settings({"HOME": "/h", "NO_COLOR": ""}).use_color
+
+
+def test_allocator_settings_of_the_user_are_seen() -> None:
+    settings = read_settings({"HOME": "/h", "MALLOC_ARENA_MAX": "2", "PATH": "/bin"})
+    assert settings.allocator == "MALLOC_ARENA_MAX=2"
+    assert read_settings({"HOME": "/h"}).allocator is None
