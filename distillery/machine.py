@@ -4,13 +4,17 @@ Called once, at the top (a command or a worker), never by a library function.
 """
 
 import ctypes
+import math
 import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container its limits (control groups, version 2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,26 @@ def keep_large_buffers() -> bool:
 
 
 def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return the number of cores that this process may use, by affinity and by quota."""
+    affine = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    quota, _, period = _group_limit("cpu.max").partition(" ")
+    return min(cores, math.ceil(int(quota) / int(period))) if quota.isdigit() else cores
 
 
 def memory_limit_bytes() -> int:
     """Return the machine's memory, or its control group's limit where that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _group_limit("memory.max")
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _group_limit(name: str) -> str:
+    """Return the text of a limit of our control group, empty where there is none."""
     try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            text = file.read().strip()
+        return (CONTROL_GROUP / name).read_text().strip()
     except OSError:  # not in a control group of version 2
-        return total
-    return total if text == "max" else min(total, int(text))
+        return ""
 
 
 def probe() -> Machine:
@@ -73,3 +82,11 @@ def use_threads(num_threads: int) -> None:
     import torch
 
     torch.set_num_threads(num_threads)
+
+
+def use_device(device: str) -> None:
+    """Let float32 matrix products on a GPU use its tensor cores (TF32); a CPU is left alone."""
+    import torch
+
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")

@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -75,8 +76,8 @@ def read_header(path: Path) -> tuple[dict[str, dict], dict[str, str], int]:
     return header, metadata, 8 + length
 
 
-def map_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Return the arrays of a file of ours as read-only memory maps: nothing is read yet."""
+def map_tensors(path: Path, *, is_writable: bool = False) -> dict[str, np.ndarray]:
+    """Return the arrays of a file of ours as memory maps, read-only or in place: no read yet."""
     header, _, start = read_header(path)
     arrays = {}
     for name, entry in header.items():
@@ -85,7 +86,8 @@ def map_tensors(path: Path) -> dict[str, np.ndarray]:
             arrays[name] = np.zeros(shape, dtype)
             continue
         offset = start + entry["data_offsets"][0]
-        arrays[name] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+        mode: Literal["r+", "r"] = "r+" if is_writable else "r"
+        arrays[name] = np.memmap(path, dtype=dtype, mode=mode, offset=offset, shape=shape)
     return arrays
 
 

@@ -68,7 +68,7 @@ def choose_base(asked: DistillConfig, survey: Any, *, machine: Machine, cache: P
         published = _published(asked, survey, machine)
         if published is not None:
             return published
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if survey.native_size >= SMALLEST_FOR_LATENT and not survey.gray:
         warnings = (
             f"a pixel DiT of {size} px seldom learns photographs: its samples may fail the "
@@ -101,7 +101,7 @@ def _named(asked: DistillConfig, reference: str) -> BaseChoice:
     facts = base_facts(
         reference, revision=asked.base.revision, allow_download=asked.base.allow_download
     )
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if reference in PUBLISHED_BASES and PUBLISHED_BASES[reference].non_commercial:
         warnings = (f"{reference} may not be used commercially ({facts.licence})",)
     return BaseChoice(

@@ -49,8 +49,14 @@ class GenerateConfig:
     """Candidates per image of the result; None: more where images per class are few."""
     batch_size: int = 64
     """Images sampled together; batches are cut at fixed (class, index) ranges."""
+    precision: Literal["no", "bf16"] = "no"
+    """`bf16`: matrix products of transformer and decoder in half precision, for large bases."""
     fidelity_floor: float = 0.5
-    """Below this share of candidates that a judge labels rightly, real images take their place."""
+    """How well the candidates must be recognised, from chance (0) to as well as real images (1).
+
+    Where a judge of real images labels fewer of them rightly, real images take their place; at 0
+    nothing is asked.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +87,8 @@ class DistillConfig:
     """Whether a mirrored image is as good; None: yes for colour, no for gray images."""
     num_threads: int | None = None
     """Threads of a torch operation; None: the machine's cores. Part of what fixes the bytes."""
+    device: str | None = None
+    """`cpu` or `cuda`; None: the GPU where there is one."""
     data: DataConfig = field(default_factory=DataConfig)
     base: BaseConfig = field(default_factory=BaseConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
@@ -98,6 +106,8 @@ class DistillConfig:
                 f"images per class (--ipc) must be 1 to {MAX_IMAGES_PER_CLASS}, "
                 f"got {self.images_per_class}"
             )
+        if self.device not in (None, "cpu", "cuda"):
+            raise ConfigError(f"device must be cpu or cuda, got {self.device!r}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Situation:
     num_train: int
     images_per_class: int
     num_threads: int
+    device: str = "cpu"
     is_digits: bool = False
 
 
@@ -35,11 +36,34 @@ def default_values(situation: Situation) -> dict[str, Any]:
     return values
 
 
-def default_network(image_size: int) -> str:
-    """Return the classifier that judges and matches images of this size."""
+def default_network(image_size: int, device: str = "cpu") -> str:
+    """Return the classifier that judges and matches images of this size.
+
+    One more block each time the size doubles; narrow on a CPU, where it is most of the time.
+    """
     if image_size <= 16:
         return "convnet-d2-w32"
-    return "convnet-d3-w64" if image_size <= 64 else "convnet-d5-w64"
+    depth = min(6, (image_size - 1).bit_length() - 2)  # 32 px: 3, 64: 4, 128: 5, 256: 6
+    return f"convnet-d{depth}-w{32 if image_size > 64 and device == 'cpu' else 64}"
+
+
+def default_batch(batch_size: int, image_size: int, device: str = "cpu") -> int:
+    """Return a classifier's batch: as asked for small images, fewer large ones, at least 32.
+
+    128 images of 64 px on a CPU; activations of a ConvNet are then about 1 GB.
+    """
+    pixels = 2**19 if device == "cpu" else 2**23
+    return min(batch_size, max(32, pixels // image_size**2))
+
+
+def _refine_sizes(situation: Situation) -> dict[str, Any]:
+    """Return how many images refinement holds at once: their number falls as they grow."""
+    pixels = situation.image_size**2
+    small = pixels <= 32**2 or situation.device != "cpu"
+    reals = 64 if small else max(16, 2**17 // pixels)
+    at_once = 2**22 if situation.device == "cpu" else 2**25
+    per_class = (reals + situation.images_per_class) * pixels
+    return {"reals_per_class": reals, "classes_per_step": max(1, min(20, at_once // per_class))}
 
 
 def default_guidance(kind: BaseKind, images_per_class: int) -> float:
@@ -59,9 +83,15 @@ def default_oversample(images_per_class: int) -> int:
     return max(2, math.ceil((25 + 2.5 * images_per_class) / images_per_class))
 
 
+def default_precision(situation: Situation) -> Literal["no", "bf16"]:
+    """Return the precision of matrix products: half for large networks on a GPU."""
+    return "bf16" if situation.kind == "latent" and situation.device == "cuda" else "no"
+
+
 def _full_values(situation: Situation) -> dict[str, Any]:
     """Return the values of the preset `default`."""
-    ipc, network = situation.images_per_class, default_network(situation.image_size)
+    ipc, size, device = situation.images_per_class, situation.image_size, situation.device
+    network = default_network(size, device)
     pixel = situation.kind == "pixel"
     natural = situation.channels == 3
     augmentation = "dsa" if natural else "affine"
@@ -72,21 +102,36 @@ def _full_values(situation: Situation) -> dict[str, Any]:
         "channels": situation.channels,
         "horizontal_flip": natural,
         "num_threads": situation.num_threads,
+        "device": situation.device,
         "base": {"pretrain": {"num_steps": 2400 if situation.image_size <= 16 else 4000}},
         "finetune": _finetune_values(situation),
         "generate": {
             "num_steps": 15 if pixel else 20,
             "guidance_scale": default_guidance(situation.kind, ipc),
             "oversample": default_oversample(ipc) if pixel else 2,
-            "batch_size": 64 if pixel else 16,
+            "batch_size": 64 if pixel else 16 if device == "cpu" else 32,
+            "precision": default_precision(situation),
         },
-        "proxy": {"network": network},
-        "refine": {},
-        "evaluate": {"student": {"network": network, "augmentation": augmentation}},
+        "proxy": {"network": network, "batch_size": default_batch(256, size, device)},
+        "refine": _refine_values(ipc) | _refine_sizes(situation),
+        "evaluate": {
+            "student": {
+                "network": network,
+                "batch_size": default_batch(64, size, device),
+                "augmentation": augmentation,
+            }
+        },
     }
     if not situation.is_digits:
         values["evaluate"]["student"]["num_steps"] = 400
     return values
+
+
+def _refine_values(images_per_class: int) -> dict[str, Any]:
+    """Return how far images move: few images have to stand for much, so they move further."""
+    if images_per_class > 3:
+        return {}
+    return {"num_steps": 240, "learning_rate": 0.3, "steps_per_proxy": 24}
 
 
 def _finetune_values(situation: Situation) -> dict[str, Any]:
@@ -103,12 +148,13 @@ def _finetune_values(situation: Situation) -> dict[str, Any]:
         group = min(situation.num_classes, 20) / situation.num_classes
         values["num_steps"] = max(1, min(12_000, round(situation.num_train * group)))
         values["guard_interval"] = 1000
+        values["precision"] = default_precision(situation)
     return values
 
 
 def _smoke_values(situation: Situation) -> dict[str, Any]:
     """Return what `smoke` changes: every stage runs, on a sliver."""
-    network = default_network(situation.image_size)
+    network = default_network(situation.image_size, situation.device)
     return {
         "base": {"pretrain": {"num_steps": 60, "warmup_steps": 10}},
         "finetune": {"num_steps": 6, "batch_size": 8, "guard_interval": 3},

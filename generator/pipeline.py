@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from distillery.data.dataset import Dataset
 from distillery.errors import JobError
 from distillery.files import digest_json, read_json, write_json
-from distillery.machine import use_threads
+from distillery.machine import use_device, use_threads
 from distillery.progress import OnProgress
 from generator.config import DistillConfig, from_dict, to_dict
 from generator.plan import Plan
@@ -130,6 +130,7 @@ def run_job(
     config: DistillConfig = from_dict(job["config"])
     assert config.num_threads is not None  # the plan filled it in
     use_threads(config.num_threads)
+    use_device(config.device or "cpu")
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

@@ -88,6 +88,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
         num_train=look.num_train,
         images_per_class=ipc,
         num_threads=min(machine.num_cores, 8),
+        device=_device(asked, machine),
         is_digits=asked.data.dataset == "digits",
     )
     values = merge(default_values(situation), choice.values)
@@ -98,6 +99,17 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
         config, _decisions(config, asked, look, choice), _warnings(look, choice), look,
         choice.licence,
     )  # fmt: skip
+
+
+def _device(asked: DistillConfig, machine: Machine) -> str:
+    """Return the device to run on: what was asked for, else the GPU where there is one.
+
+    Raises:
+        ConfigError: If a GPU was asked for and there is none.
+    """
+    if asked.device == "cuda" and machine.gpu is None:
+        raise ConfigError("device cuda was asked for, but torch sees no GPU here: use device cpu")
+    return asked.device or ("cuda" if machine.gpu else "cpu")
 
 
 def look_at(config: DataConfig) -> Look:

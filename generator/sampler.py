@@ -6,23 +6,24 @@ image depends on its first noise alone. Guidance: Ho & Salimans (2022), eps = un
 Shapes: N images, C channels, H and W of the latents, T training timesteps.
 """
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor, nn
 
+from distillery.models.base import DiffusionBase
 from distillery.models.diffusion import split_eps
 from distillery.models.dit import denoise
+from generator.noise import initial_noise
 
 SamplerName = Literal["dpm-solver++", "ddim"]
+Precision = Literal["no", "bf16"]
 
 
-def make_scheduler(
-    sampler: SamplerName, alphas_cumprod: Tensor, num_steps: int
-) -> DDIMScheduler | DPMSolverMultistepScheduler:
+def make_scheduler(sampler: SamplerName, alphas_cumprod: Tensor, num_steps: int) -> Any:
     """Return a diffusers scheduler for this noise schedule, set to `num_steps` steps.
 
     Raises:
@@ -30,6 +31,7 @@ def make_scheduler(
     """
     previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
     betas = (1 - alphas_cumprod / previous).numpy().astype(np.float32)
+    scheduler: Any
     if sampler == "dpm-solver++":
         scheduler = DPMSolverMultistepScheduler(
             trained_betas=betas,
@@ -78,6 +80,11 @@ def guided_eps(
     return unconditional + guidance_scale * (conditional - unconditional)
 
 
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which matrix products and convolutions run in this precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
 @torch.inference_mode()
 def sample_latents(
     transformer: nn.Module,
@@ -89,6 +96,7 @@ def sample_latents(
     sampler: SamplerName = "dpm-solver++",
     num_steps: int = 15,
     guidance_scale: float = 1.0,
+    precision: Precision = "no",
     on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     """Return the latents (N, C, H, W) that the noise (N, C, H, W) leads to.
@@ -102,21 +110,62 @@ def sample_latents(
         sampler: Which solver.
         num_steps: Solver steps.
         guidance_scale: 1 for none; the field uses up to 4.
+        precision: `bf16` runs the transformer's matrix products in it; the solver stays float32.
         on_step: Called after each step; may raise `Cancelled`.
     """
     device = next(transformer.parameters()).device
     scheduler = make_scheduler(sampler, alphas_cumprod.cpu(), num_steps)
     latents, rows = noise.to(device) * float(scheduler.init_noise_sigma), rows.to(device)
-    for timestep in scheduler.timesteps:
-        eps = guided_eps(
-            transformer,
-            scheduler.scale_model_input(latents, timestep),
-            timestep.to(device).expand(len(latents)),
-            rows,
-            null_row=null_row,
-            guidance_scale=guidance_scale,
-        )
-        latents = scheduler.step(eps, timestep, latents).prev_sample
+    for timestep in scheduler.timesteps:  # on the CPU: the host never waits for the device
+        with autocast(device, precision):
+            eps = guided_eps(
+                transformer,
+                latents,
+                torch.full((len(latents),), int(timestep), device=device),
+                rows,
+                null_row=null_row,
+                guidance_scale=guidance_scale,
+            )
+        latents = scheduler.step(eps.float(), timestep, latents).prev_sample
         if on_step is not None:
             on_step()
     return latents
+
+
+@torch.inference_mode()
+def sample_images(
+    base: DiffusionBase,
+    seeds: Sequence[int],
+    rows: np.ndarray,
+    *,
+    precision: Precision = "no",
+    **solver: Any,
+) -> Tensor:
+    """Return raw images, uint8 (N, C, H, W) on the CPU, one for each seed and label row.
+
+    Args:
+        base: On the device to use; its transformer in evaluation mode.
+        seeds: Of the first noise of each image, see `generator.noise`.
+        rows: Label row of each image, int64 (N,).
+        precision: Of transformer and decoder, see `sample_latents`.
+        solver: The other arguments of `sample_latents`, from `sampler` on.
+    """
+    latents = sample_latents(
+        base.transformer,
+        initial_noise(seeds, base.latent_shape),
+        torch.from_numpy(rows),
+        alphas_cumprod=base.alphas_cumprod,
+        null_row=base.null_row,
+        precision=precision,
+        **solver,
+    )
+    with autocast(latents.device, precision):
+        images = base.codec.decode(latents)
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def match_channels(images: Tensor, channels: int) -> Tensor:
+    """Return raw images with this number of channels: gray ones where a colour base made them."""
+    if channels == 1 and images.shape[1] == 3:
+        return images.float().mean(1, keepdim=True).round().to(torch.uint8)
+    return images

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import (
@@ -19,7 +19,7 @@ from distillery.evaluation.training import (
     cross_entropy_objective,
     train_classifier,
 )
-from distillery.models.classifiers import build_classifier
+from distillery.models.classifiers import Classifier, build_classifier
 from distillery.seeds import derive_seed
 from robust.clusters import merge_small
 from robust.config import ProxyConfig
@@ -30,7 +30,7 @@ from robust.objective import group_robust_loss
 class Proxy:
     """A trained proxy and what it is worth."""
 
-    network: nn.Module
+    network: Classifier
     validation_accuracy: float
     """Share of the validation split that it labels rightly, in [0, 1]."""
     is_sound: bool

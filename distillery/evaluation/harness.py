@@ -64,10 +64,14 @@ def build_bench(
     num_classes: int,
     num_groups: int,
     shifts: bool = True,
+    device: torch.device | str = "cpu",
 ) -> TestBench:
-    """Return the bench for raw test images (T, C, H, W) and labels (T,)."""
+    """Return the bench for raw test images (T, C, H, W) and labels (T,); students train there."""
     raw = {"clean": images} | (standard_corruptions(images) if shifts else {})
-    views = {name: normalisation.normalise(torch.from_numpy(view)) for name, view in raw.items()}
+    views = {
+        name: normalisation.normalise(torch.from_numpy(view).to(device))
+        for name, view in raw.items()
+    }
     groups = test_groups(images, num_groups=num_groups)
     return TestBench(labels, groups, num_groups, num_classes, normalisation, views)
 
@@ -76,22 +80,24 @@ def judge(image_set: ImageSet, bench: TestBench, config: StudentConfig, *, seed:
     """Train one student on a set and return its figures on the bench, all shares in [0, 1].
 
     Returns:
-        `accuracy`, `cluster_min` (None without enough data), `per_class` and `groups`, and the
-        accuracy under each shift.
+        `accuracy`, `cluster_min` (None without enough data), `per_class` (None for a class
+        without test images) and `groups`, and the accuracy under each shift.
     """
-    images = bench.normalisation.normalise(torch.from_numpy(image_set.images))
-    labels = torch.from_numpy(image_set.labels)
+    device = bench.views["clean"].device
+    images = bench.normalisation.normalise(torch.from_numpy(image_set.images).to(device))
+    labels = torch.from_numpy(image_set.labels).to(device)
     network = build_classifier(
         config.network,
         channels=images.shape[1],
         image_size=images.shape[-1],
         num_classes=bench.num_classes,
         seed=derive_seed(seed, "student-init"),
-    )
+    ).to(device)
     if image_set.teacher_logits is None:
         objective = cross_entropy_objective(labels)
     else:
-        objective = soft_label_objective(torch.from_numpy(image_set.teacher_logits), labels)
+        logits = torch.from_numpy(image_set.teacher_logits).to(device)
+        objective = soft_label_objective(logits, labels)
     background = bench.normalisation.background()
     train_classifier(network, images, objective, config, seed=seed, background=background)
     return measure(network, bench)
@@ -100,12 +106,13 @@ def judge(image_set: ImageSet, bench: TestBench, config: StudentConfig, *, seed:
 def measure(network: torch.nn.Module, bench: TestBench) -> dict:
     """Return the figures of a trained network on the bench (see `judge`)."""
     correct = {
-        name: predict_logits(network, view).argmax(1).numpy() == bench.labels
+        name: predict_logits(network, view).argmax(1).cpu().numpy() == bench.labels
         for name, view in bench.views.items()
     }
     clean = correct["clean"]
     groups = group_accuracies(clean, bench.groups, bench.num_groups)
-    per_class = [float(clean[bench.labels == c].mean()) for c in range(bench.num_classes)]
+    of_class = (clean[bench.labels == label] for label in range(bench.num_classes))
+    per_class = [float(one.mean()) if len(one) else None for one in of_class]
     shifts = {name: float(correct[name].mean()) for name in SHIFTS if name in correct}
     return {
         "accuracy": float(clean.mean()),
@@ -135,7 +142,8 @@ def summarise(runs: list[dict]) -> Mapping:
         for name in ("accuracy", "cluster_min", *SHIFTS)
         if name in runs[0]
     }
-    row["per_class"] = np.mean([run["per_class"] for run in runs], axis=0).tolist()
+    columns = zip(*(run["per_class"] for run in runs), strict=True)
+    row["per_class"] = [(spread(list(column)) or {}).get("mean") for column in columns]
     row["groups"] = [
         dict(first, accuracy=(mean or {}).get("mean"))
         for first, mean in (

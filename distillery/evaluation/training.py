@@ -90,15 +90,21 @@ def train_classifier(
             on_step(step + 1)
     if not torch.isfinite(loss):
         raise TrainingError(
-            f"training a classifier ended with a loss of {float(loss)} after {config.num_steps} "
+            f"training a classifier ended with a loss of {loss.item()} after {config.num_steps} "
             f"steps: lower its learning rate of {config.learning_rate}"
         )
     return network.eval()
 
 
+def inference_batch(image_size: int) -> int:
+    """Return how many images go through a classifier together: 1000 up to 32 px, then fewer."""
+    return max(16, min(1000, 2**20 // image_size**2))
+
+
 @torch.no_grad()
-def predict_logits(network: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+def predict_logits(network: nn.Module, images: Tensor) -> Tensor:
     """Return the logits (N, K) of normalised images (N, C, H, W)."""
+    batch_size = inference_batch(images.shape[-1])
     return torch.cat([network(part) for part in images.split(batch_size)])
 
 

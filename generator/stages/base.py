@@ -16,7 +16,6 @@ from distillery.evaluation.training import (
 )
 from distillery.models.base import load_base, pixel_base, save_pixel_base
 from distillery.models.class_rows import map_classes
-from distillery.models.classifiers import build_classifier
 from distillery.models.config import PixelDiTConfig
 from distillery.models.diffusion import alphas_cumprod
 from distillery.models.dit import build_pixel_dit
@@ -26,7 +25,13 @@ from finetune.pretrain import pretrain
 from generator.bases import find_base
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, open_reals, save_classifier
+from generator.stages.common import (
+    Reals,
+    device_of,
+    machine_settings,
+    open_reals,
+    save_classifier,
+)
 
 JUDGE = "judge.safetensors"
 
@@ -35,22 +40,22 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the base depends on; for a pixel base not the job's own seed."""
     base = to_dict(config.base)
     if config.base.reference != "pixel":
-        del base["pretrain"]
+        base["pretrain"] = {"base_seed": config.base.pretrain.base_seed}  # the judge's seed
     del base["allow_download"]
     return {
         "base": base,
         "flip": config.horizontal_flip,
-        "judge": judge_recipe(config).network,
-        "num_threads": config.num_threads,
+        "judge": to_dict(judge_recipe(config)),
+        **machine_settings(config),
     }
 
 
 def judge_recipe(config: DistillConfig) -> StudentConfig:
-    """Return how the fidelity judge is trained."""
+    """Return how the fidelity judge is trained; few knobs, so that the base is rarely redone."""
     return StudentConfig(
         network=config.proxy.network,
-        num_steps=config.proxy.num_steps,
-        batch_size=128,
+        num_steps=40 if config.preset == "smoke" else 250,
+        batch_size=min(128, config.proxy.batch_size),
         augmentation=config.evaluate.student.augmentation,
     )
 
@@ -78,6 +83,7 @@ def _train_pixel(context: Context, reals: Reals) -> dict[str, Any]:
         dataset.image_size, dataset.channels, reals.num_classes
     )
     transformer = build_pixel_dit(architecture, pretraining.base_seed)
+    transformer.to(device_of(context.config))
     images, labels = dataset.split("train")
     schedule = alphas_cumprod(architecture.noise_schedule, architecture.num_timesteps)
     averaged = pretrain(
@@ -94,7 +100,7 @@ def _train_pixel(context: Context, reals: Reals) -> dict[str, Any]:
     )
     transformer.load_state_dict(averaged)
     base = pixel_base(
-        transformer.eval(), architecture, dataset.class_names, reference=dataset.fingerprint
+        transformer.cpu().eval(), architecture, dataset.class_names, reference=dataset.fingerprint
     )
     folder = context.folder / "base"
     if not folder.exists():  # a run killed after this line finds it complete
@@ -136,9 +142,7 @@ def _train_judge(context: Context, reals: Reals) -> float:
     recipe = judge_recipe(context.config)
     seed = derive_seed(context.config.base.pretrain.base_seed, "judge")
     images, labels = reals.split("train")
-    network = build_classifier(
-        recipe.network, images.shape[1], images.shape[-1], reals.num_classes, seed
-    )
+    network = reals.new_classifier(recipe.network, seed)
     train_classifier(
         network,
         images,

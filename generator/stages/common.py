@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,23 @@ from torch import Tensor, nn
 
 from distillery.data.dataset import Dataset
 from distillery.data.normalise import Normalisation, measure_normalisation
+from distillery.errors import ModelError
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.class_rows import ClassMapping, initialise_rows
 from distillery.models.classifiers import Classifier, build_classifier
 from distillery.tensorfile import read_tensors, write_tensors
+from generator.config import DistillConfig
 from generator.stage import Context
+
+
+def machine_settings(config: DistillConfig) -> dict[str, Any]:
+    """Return what a stage that computes depends on beside its own settings."""
+    return {"num_threads": config.num_threads, "device": config.device}
+
+
+def device_of(config: DistillConfig) -> torch.device:
+    """Return the device that a job computes on."""
+    return torch.device(config.device or "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +36,58 @@ class Reals:
     dataset: Dataset
     normalisation: Normalisation
     num_classes: int
+    device: torch.device = torch.device("cpu")
 
     def split(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return normalised images (N, C, H, W) and labels (N,) of a split."""
+        """Return normalised images (N, C, H, W) and labels (N,) of a split, on the device."""
         images, labels = self.dataset.split(name)
-        return self.normalisation.normalise(torch.from_numpy(images)), torch.from_numpy(labels)
+        return self.normalised(images), torch.from_numpy(labels).to(self.device)
+
+    def normalised(self, images: np.ndarray) -> Tensor:
+        """Return raw uint8 images (N, C, H, W) as normalised ones on the device."""
+        return self.normalisation.normalise(torch.from_numpy(images).to(self.device))
+
+    def new_classifier(self, name: str, seed: int) -> Classifier:
+        """Return an untrained classifier of these images, on the device."""
+        dataset = self.dataset
+        network = build_classifier(
+            name, dataset.channels, dataset.image_size, self.num_classes, seed
+        )
+        return network.to(self.device)
+
+    def load_classifier(self, path: Path, name: str) -> Classifier:
+        """Return a classifier of this architecture with the weights of `save_classifier`."""
+        network = self.new_classifier(name, seed=0)
+        arrays, _ = read_tensors(path)
+        network.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()})
+        return network.eval()
 
 
 def open_reals(context: Context) -> Reals:
     """Return the prepared dataset and the statistics of its train split."""
     dataset = Dataset.load(context.inputs["prepare"])
     normalisation = measure_normalisation(dataset.split("train")[0])
-    return Reals(dataset, normalisation, len(dataset.class_names))
+    return Reals(dataset, normalisation, len(dataset.class_names), device_of(context.config))
 
 
 def open_base(context: Context) -> tuple[DiffusionBase, np.ndarray]:
-    """Return the base with the job's classes in its label tables, and their rows (K,)."""
-    folder = context.inputs["base"]
+    """Return the base with the job's classes in its label tables, and their rows (K,).
+
+    Raises:
+        ModelError: If its weights are no longer those that the job began with.
+    """
     facts = context.facts("base")
-    base = load_base(Path(facts["folder"]) if facts["folder"] else folder / "base")
+    folder = Path(facts["folder"]) if facts["folder"] else context.inputs["base"] / "base"
+    base = load_base(folder)
+    if base.digest != facts["digest"]:
+        raise ModelError(
+            f"the weights in {folder} have changed since this job began: put the old ones back, "
+            "or give the new ones a folder of their own"
+        )
     rows = np.array(facts["rows"], np.int64)
     if facts["mapping"] is not None:
         initialise_rows(base.transformer, _mapping(facts["mapping"]))
-    return base, rows
+    return base.to(device_of(context.config)), rows
 
 
 def _mapping(values: dict) -> ClassMapping:
@@ -59,18 +101,5 @@ def _mapping(values: dict) -> ClassMapping:
 
 def save_classifier(path: Path, network: nn.Module) -> None:
     """Write a classifier's weights."""
-    write_tensors(path, {name: value.numpy() for name, value in network.state_dict().items()})
-
-
-def load_classifier(path: Path, name: str, dataset: Dataset) -> Classifier:
-    """Return a classifier of this architecture with the weights of `save_classifier`."""
-    network = build_classifier(
-        name,
-        channels=dataset.channels,
-        image_size=dataset.image_size,
-        num_classes=len(dataset.class_names),
-        seed=0,
-    )
-    arrays, _ = read_tensors(path)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
-    return network.eval()
+    state = network.state_dict()
+    write_tensors(path, {name: value.cpu().numpy() for name, value in state.items()})

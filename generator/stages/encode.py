@@ -6,7 +6,7 @@ none of it. Rows are written in place; a row counter says how far a killed run c
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from distillery.progress import Progress
 from distillery.tensorfile import encode_header, map_tensors
 from generator.config import DistillConfig
 from generator.stage import Context, Stage, StageOutput
+from generator.stages.common import device_of, machine_settings
 
 LATENTS = "latents.safetensors"
 BATCH_SIZE = 16
@@ -32,7 +33,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "base": config.base.reference,
         "revision": config.base.revision,
         "flip": config.horizontal_flip,
-        "num_threads": config.num_threads,
+        **machine_settings(config),
     }
 
 
@@ -40,13 +41,14 @@ def run(context: Context) -> StageOutput:
     """Encode the train split, or say that there is nothing to encode."""
     if context.facts("base")["kind"] == "pixel":
         return StageOutput("nothing to do: a pixel base works on the images themselves")
-    base = load_base(Path(context.facts("base")["folder"]))
+    device = device_of(context.config)
+    base = load_base(Path(context.facts("base")["folder"])).to(device)
     images, _ = Dataset.load(context.inputs["prepare"]).split("train")
     num_flips = 2 if context.config.horizontal_flip else 1
     shape = (len(images), num_flips, *base.latent_shape)
     path = context.folder / LATENTS
     _allocate(path, shape)
-    _encode_rows(context, base.codec, images, path)
+    _encode_rows(context, base.codec, device, images, path)
     size = path.stat().st_size / 2**20
     return StageOutput(f"{len(images)} images x {num_flips} to latents {shape[2:]}, {size:.0f} MiB")
 
@@ -64,26 +66,25 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> None:
     partial.rename(path)
 
 
-def _encode_rows(context: Context, codec: Codec, images: np.ndarray, path: Path) -> None:
+def _encode_rows(
+    context: Context, codec: Codec, device: torch.device, images: np.ndarray, path: Path
+) -> None:
     """Fill the rows that are still missing, flushing each batch before it is counted."""
     counter = context.folder / "checkpoint-rows.json"
     done = json.loads(counter.read_text())["rows"] if counter.exists() else 0
-    readable = map_tensors(path)
-    arrays = {
-        name: np.memmap(path, a.dtype, "r+", offset=a.offset, shape=a.shape)  # type: ignore[attr-defined]
-        for name, a in readable.items()
-    }
+    arrays = map_tensors(path, is_writable=True)
     num_flips = arrays["mean"].shape[1]
     for start in range(done, len(images), BATCH_SIZE):
-        batch = torch.from_numpy(images[start : start + BATCH_SIZE]).float() / 127.5 - 1
+        raw = torch.from_numpy(images[start : start + BATCH_SIZE]).to(device)
+        batch = raw.float() / 127.5 - 1
         if batch.shape[1] == 1:
             batch = batch.expand(-1, 3, -1, -1)
         for flip in range(num_flips):
             mean, std = codec.encode_moments(batch.flip(3) if flip else batch)
-            arrays["mean"][start : start + len(batch), flip] = mean.numpy()
-            arrays["std"][start : start + len(batch), flip] = std.numpy()
+            arrays["mean"][start : start + len(batch), flip] = mean.cpu().numpy()
+            arrays["std"][start : start + len(batch), flip] = std.cpu().numpy()
         for array in arrays.values():
-            array.flush()
+            cast(np.memmap, array).flush()
         write_json(counter, {"rows": start + len(batch)})
         context.on_progress(Progress("encode", start + len(batch), len(images)))
 

@@ -16,7 +16,7 @@ from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.controls import LABELS, random_real, real_selections, refined_control
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, load_classifier, open_reals
+from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import PLAIN
 from generator.stages.label import LOGITS
 from generator.stages.refine import REFINED
@@ -35,7 +35,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "proxy": to_dict(config.proxy),
         "images_per_class": config.images_per_class,
         "seed": config.seed,
-        "num_threads": config.num_threads,
+        **machine_settings(config),
     }
 
 
@@ -45,7 +45,7 @@ def run(context: Context) -> StageOutput:
     images, labels = reals.dataset.split("test")
     bench = build_bench(
         images, labels, normalisation=reals.normalisation, num_classes=reals.num_classes,
-        num_groups=config.evaluate.num_groups,
+        num_groups=config.evaluate.num_groups, device=reals.device,
     )  # fmt: skip
     hard = dict(_hard_sets(context, reals))
     soft = {"ours": _ours(context, soft=True)} if context.facts("label")["enabled"] else {}
@@ -89,7 +89,7 @@ def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
         yield "selected", _stored(read_tensors(context.inputs["score"] / CHOSEN)[0])
     yield "plain_dit", _stored(read_tensors(context.inputs["generate"] / PLAIN)[0])
     yield "random_real", lambda draw: random_real(reals, config, draw)
-    proxy = load_classifier(context.inputs["score"] / PROXY, config.proxy.network, reals.dataset)
+    proxy = reals.load_classifier(context.inputs["score"] / PROXY, config.proxy.network)
     for name, image_set in real_selections(reals, proxy, config).items():
         yield name, (lambda _, s=image_set: s)
     if config.refine.enabled:

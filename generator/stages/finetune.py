@@ -5,11 +5,12 @@ the run stops and the adapter is the last one that passed.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distillery.evaluation.training import accuracy
 from distillery.files import read_json, write_json
@@ -22,16 +23,19 @@ from finetune.latents import CachedLatents, LatentSource, PixelLatents
 from finetune.trainer import FinetuneResult, finetune
 from generator.adapters import adapter_path
 from generator.config import DistillConfig, to_dict
-from generator.noise import initial_noise, noise_seed
-from generator.sampler import sample_latents
+from generator.defaults import default_guidance
+from generator.noise import noise_seed
+from generator.sampler import Precision, match_channels, sample_images
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.base import JUDGE
-from generator.stages.common import Reals, load_classifier, open_base, open_reals
+from generator.stages.common import Reals, machine_settings, open_base, open_reals
 from generator.stages.encode import LATENTS
 
 CURVES = "curves.json"
 GUARD_IMAGES = 64
 GUARD_STEPS = 8
+GUARD_IPC = 10
+"""The guard samples with the guidance of this many images per class: jobs share adapters."""
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -42,7 +46,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "finetune": to_dict(config.finetune),
         "flip": config.horizontal_flip,
         "seed": config.seed,
-        "num_threads": config.num_threads,
+        **machine_settings(config),
     }
 
 
@@ -104,9 +108,7 @@ class _Subset:
     def __len__(self) -> int:
         return len(self.members)
 
-    def batch(
-        self, indices: torch.Tensor, flips: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
+    def batch(self, indices: Tensor, flips: Tensor, generator: torch.Generator) -> Tensor:
         return self.latents.batch(self.members[indices], flips, generator)
 
 
@@ -139,25 +141,20 @@ def _guard(
     context: Context, reals: Reals, base: DiffusionBase, rows: np.ndarray, group: Sequence[int]
 ) -> Callable[[nn.Module], float]:
     """Return the check of fidelity: the share of a few samples that the judge recognises."""
-    path = context.inputs["base"] / JUDGE
-    judge = load_classifier(path, context.config.proxy.network, reals.dataset)
+    judge = reals.load_classifier(context.inputs["base"] / JUDGE, context.config.proxy.network)
     per_class = max(1, GUARD_IMAGES // len(group))
     jobs = [(label, index) for label in group for index in range(per_class)]
     seeds = [noise_seed(derive_seed(context.config.seed, "guard"), *job) for job in jobs]
-    labels = torch.tensor([label for label, _ in jobs])
+    labels = np.array([label for label, _ in jobs])
+    precision: Precision = "bf16" if context.config.finetune.precision == "bf16" else "no"
 
     def check(transformer: nn.Module) -> float:
-        latents = sample_latents(
-            transformer, initial_noise(seeds, base.latent_shape), torch.from_numpy(rows)[labels],
-            alphas_cumprod=base.alphas_cumprod, null_row=base.null_row, num_steps=GUARD_STEPS,
-            guidance_scale=context.config.generate.guidance_scale or 1.0,
+        raw = sample_images(
+            replace(base, transformer=transformer), seeds, rows[labels], num_steps=GUARD_STEPS,
+            guidance_scale=default_guidance(base.kind, GUARD_IPC), precision=precision,
         )  # fmt: skip
-        with torch.inference_mode():
-            images = base.codec.decode(latents)
-        if reals.dataset.channels == 1 and images.shape[1] == 3:
-            images = images.mean(1, keepdim=True)
-        raw = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-        return accuracy(judge, reals.normalisation.normalise(raw), labels)
+        images = reals.normalised(match_channels(raw, reals.dataset.channels).numpy())
+        return accuracy(judge, images, torch.from_numpy(labels).to(reals.device))
 
     return check
 

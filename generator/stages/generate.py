@@ -17,13 +17,13 @@ from distillery.models.base import DiffusionBase
 from distillery.progress import Progress
 from distillery.tensorfile import read_tensors, write_tensors
 from finetune.groups import class_groups
-from generator.adapters import load_adapter
+from generator.adapters import with_adapter
 from generator.config import DistillConfig, to_dict
-from generator.noise import initial_noise, noise_seed
-from generator.sampler import sample_latents
+from generator.noise import noise_seed
+from generator.sampler import match_channels, sample_images
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.base import JUDGE
-from generator.stages.common import load_classifier, open_base, open_reals
+from generator.stages.common import machine_settings, open_base, open_reals
 
 POOL, PLAIN = "pool.safetensors", "plain.safetensors"
 
@@ -35,7 +35,8 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "seed": config.seed,
         "pool_per_class": pool_per_class(config),
         "plain_per_class": plain_per_class(config),
-        "num_threads": config.num_threads,
+        "classes_per_group": config.finetune.classes_per_group,
+        **machine_settings(config),
     }
 
 
@@ -63,14 +64,16 @@ def run(context: Context) -> StageOutput:
         jobs = _jobs(range(num_classes), plain)
         _write(context, PLAIN, [_sample(context, base, rows, "plain", jobs, report)])
     for number, labels in enumerate(group_ranges):
+        adapted = base
         if config.finetune.enabled:
-            base, _ = open_base(context)
-            load_adapter(base.transformer, context.inputs["finetune"], number)
+            adapted = with_adapter(base, context.inputs["finetune"], number)
         jobs = _jobs(labels, per_class)
-        parts.append(_sample(context, base, rows, f"g{number}", jobs, report))
+        parts.append(_sample(context, adapted, rows, f"g{number}", jobs, report))
     pool = _write(context, POOL, parts)
     fidelity = _fidelity(context, pool)
-    floor = config.generate.fidelity_floor
+    floor = fidelity_floor(
+        config.generate.fidelity_floor, context.facts("base")["judge_accuracy"], num_classes
+    )
     facts = {"fidelity": fidelity, "is_faithful": bool(fidelity >= floor), "floor": floor}
     summary = (
         f"{per_class} candidates a class, {config.generate.num_steps} steps of "
@@ -78,6 +81,18 @@ def run(context: Context) -> StageOutput:
         f"images agrees with {100 * fidelity:.1f} % of their labels"
     )
     return StageOutput(summary, facts)
+
+
+def fidelity_floor(share: float, judge_accuracy: float, num_classes: int) -> float:
+    """Return the share of candidates that the judge must recognise.
+
+    It lies `share` of the way from chance to what the judge reaches on real images; a judge that
+    hardly beats chance itself asks for a little more than chance. A share of 0 asks for nothing.
+    """
+    if share == 0:
+        return 0.0
+    chance = 1 / num_classes
+    return chance + share * max(judge_accuracy - chance, 0.5 * chance)
 
 
 def _jobs(labels: Sequence[int] | range, per_class: int) -> list[tuple[int, int]]:
@@ -125,31 +140,21 @@ def _sample_batch(
     assert settings.guidance_scale is not None
     seeds = [noise_seed(context.config.seed, label, index) for label, index in part]
     labels = np.array([label for label, _ in part], np.int64)
-    latents = sample_latents(
-        base.transformer.eval(),
-        initial_noise(seeds, base.latent_shape),
-        torch.from_numpy(rows[labels]),
-        alphas_cumprod=base.alphas_cumprod,
-        null_row=base.null_row,
-        sampler=settings.sampler,
-        num_steps=settings.num_steps,
-        guidance_scale=settings.guidance_scale,
-        on_step=on_step,
-    )
-    with torch.inference_mode():
-        images = base.codec.decode(latents)
-    raw = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-    return {"images": raw, "labels": labels, "seeds": np.array(seeds, np.int64)}
+    raw = sample_images(
+        base, seeds, rows[labels],
+        sampler=settings.sampler, num_steps=settings.num_steps,
+        guidance_scale=settings.guidance_scale, precision=settings.precision, on_step=on_step,
+    )  # fmt: skip
+    channels = Dataset.load(context.inputs["prepare"]).channels
+    images = match_channels(raw, channels).numpy()
+    return {"images": images, "labels": labels, "seeds": np.array(seeds, np.int64)}
 
 
 def _write(
     context: Context, name: str, parts: list[dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """Join the parts, match the dataset's channels, and write one file."""
+    """Join the parts and write one file."""
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    channels = Dataset.load(context.inputs["prepare"]).channels
-    if channels == 1 and joined["images"].shape[1] == 3:  # a colour base, gray data
-        joined["images"] = joined["images"].mean(1, keepdims=True).round().astype(np.uint8)
     write_tensors(context.folder / name, joined)
     return joined
 
@@ -157,10 +162,9 @@ def _write(
 def _fidelity(context: Context, pool: dict[str, np.ndarray]) -> float:
     """Return the share of the pool that the judge of real images labels rightly."""
     reals = open_reals(context)
-    path = context.inputs["base"] / JUDGE
-    judge = load_classifier(path, context.config.proxy.network, reals.dataset)
-    images = reals.normalisation.normalise(torch.from_numpy(pool["images"]))
-    return accuracy(judge, images, torch.from_numpy(pool["labels"]))
+    judge = reals.load_classifier(context.inputs["base"] / JUDGE, context.config.proxy.network)
+    labels = torch.from_numpy(pool["labels"]).to(reals.device)
+    return accuracy(judge, reals.normalised(pool["images"]), labels)
 
 
 STAGE = Stage("generate", 1, ("prepare", "base", "finetune"), settings, run)

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch
 
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import (
@@ -12,13 +11,12 @@ from distillery.evaluation.training import (
     predict_logits,
     train_classifier,
 )
-from distillery.models.classifiers import build_classifier
 from distillery.progress import Progress
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import open_reals, save_classifier
+from generator.stages.common import machine_settings, open_reals, save_classifier
 from generator.stages.refine import REFINED
 
 LOGITS, TEACHER = "logits.safetensors", "teacher.safetensors"
@@ -29,9 +27,10 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     return {
         "label": to_dict(config.label),
         "network": config.proxy.network,
+        "batch_size": config.proxy.batch_size,
         "augmentation": config.evaluate.student.augmentation,
         "seed": config.seed,
-        "num_threads": config.num_threads,
+        **machine_settings(config),
     }
 
 
@@ -43,14 +42,12 @@ def run(context: Context) -> StageOutput:
     recipe = StudentConfig(
         network=config.proxy.network,
         num_steps=config.label.num_steps,
-        batch_size=128,
+        batch_size=min(128, config.proxy.batch_size),
         augmentation=config.evaluate.student.augmentation,
     )
     seed = derive_seed(config.seed, "teacher")
     images, labels = reals.split("train")
-    teacher = build_classifier(
-        recipe.network, images.shape[1], images.shape[-1], reals.num_classes, seed
-    )
+    teacher = reals.new_classifier(recipe.network, seed)
     train_classifier(
         teacher, images, cross_entropy_objective(labels), recipe, seed=seed,
         background=reals.normalisation.background(),
@@ -60,10 +57,8 @@ def run(context: Context) -> StageOutput:
     )  # fmt: skip
     save_classifier(context.folder / TEACHER, teacher)
     arrays, _ = read_tensors(context.inputs["refine"] / REFINED)
-    logits = predict_logits(
-        teacher, reals.normalisation.normalise(torch.from_numpy(arrays["images"]))
-    )
-    write_tensors(context.folder / LOGITS, {"logits": logits.numpy().astype(np.float16)})
+    logits = predict_logits(teacher, reals.normalised(arrays["images"])).cpu().numpy()
+    write_tensors(context.folder / LOGITS, {"logits": logits.astype(np.float16)})
     reached = accuracy(teacher, *reals.split("validation"))
     return StageOutput(
         f"teacher labels {100 * reached:.1f} % of validation rightly",

@@ -15,7 +15,7 @@ from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, open_reals
+from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.score import CHOSEN, CLUSTERS
 from robust.config import ProxyConfig
 from robust.proxy import train_proxy
@@ -31,7 +31,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "proxy": to_dict(config.proxy),
         "augmentation": config.evaluate.student.augmentation,
         "seed": config.seed,
-        "num_threads": config.num_threads,
+        **machine_settings(config),
     }
 
 
@@ -66,8 +66,8 @@ def refine_images(
     """Return refined raw images and the objective at each step; for ours and for controls."""
     train_images, train_labels = reals.split("train")
     result: RefineResult = refine(
-        reals.normalisation.normalise(torch.from_numpy(images)),
-        torch.from_numpy(labels),
+        reals.normalised(images),
+        torch.from_numpy(labels).to(reals.device),
         RealImages(train_images, train_labels),
         proxy_maker(reals, clusters, config, seed=seed),
         config.refine,
@@ -80,7 +80,7 @@ def refine_images(
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
-    return reals.normalisation.to_raw(result.parameters).numpy(), result.losses
+    return reals.normalisation.to_raw(result.parameters).cpu().numpy(), result.losses
 
 
 def proxy_maker(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.evaluation.training import predict_logits
+from distillery.evaluation.training import inference_batch, predict_logits
 from distillery.models.classifiers import Classifier
 from distillery.progress import Progress
 from distillery.seeds import derive_seed, numpy_rng
@@ -19,7 +19,7 @@ from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.noise import noise_seed
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, open_reals, save_classifier
+from generator.stages.common import Reals, machine_settings, open_reals, save_classifier
 from generator.stages.generate import POOL
 from robust.clusters import cluster_within_classes
 from robust.proxy import Proxy, train_proxy
@@ -37,7 +37,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "augmentation": config.evaluate.student.augmentation,
         "images_per_class": config.images_per_class,
         "seed": config.seed,
-        "num_threads": config.num_threads,
+        **machine_settings(config),
     }
 
 
@@ -96,11 +96,15 @@ def _summary(context: Context, proxy: Proxy, fallback: bool) -> str:
 
 
 def real_clusters(context: Context, reals: Reals) -> np.ndarray:
-    """Return the cluster of each training image inside its class, by k-means on pixels."""
+    """Return the cluster of each training image inside its class, by k-means on pixels.
+
+    Larger images are seen at 32 px: k-means compares their colours and layout, not their texture.
+    """
     images, labels = reals.split("train")
+    small = torch.nn.functional.adaptive_avg_pool2d(images, min(images.shape[-1], 32))
     return cluster_within_classes(
-        images.flatten(1).numpy(),
-        labels.numpy(),
+        small.flatten(1).cpu().numpy(),
+        labels.cpu().numpy(),
         clusters_per_class=context.config.proxy.num_clusters,
         num_classes=reals.num_classes,
         seed=derive_seed(context.config.seed, "clusters"),
@@ -150,15 +154,15 @@ def real_candidates(context: Context, reals: Reals) -> Candidates:
 
 def _scores(reals: Reals, proxy: Proxy, candidates: Candidates) -> np.ndarray:
     """Return the proxy's loss and margin of each candidate."""
-    images = reals.normalisation.normalise(torch.from_numpy(candidates.images))
-    logits = predict_logits(proxy.network, images)
+    logits = predict_logits(proxy.network, reals.normalised(candidates.images)).cpu()
     return candidate_scores(logits, torch.from_numpy(candidates.labels)).numpy()
 
 
 def unit_features(network: Classifier, images: Tensor) -> Tensor:
-    """Return L2-normalised features (N, D) of normalised images."""
+    """Return L2-normalised features (N, D) of normalised images, on the CPU."""
+    size = inference_batch(images.shape[-1])
     with torch.inference_mode():
-        features = torch.cat([network.features(part) for part in images.split(1000)])
+        features = torch.cat([network.features(part).cpu() for part in images.split(size)])
     return torch.nn.functional.normalize(features)
 
 
@@ -166,11 +170,9 @@ def choose(
     config: DistillConfig, reals: Reals, proxy: Proxy, candidates: Candidates, clusters: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return indices of the chosen candidates, class by class, and the cluster each stands for."""
-    features = unit_features(
-        proxy.network, reals.normalisation.normalise(torch.from_numpy(candidates.images))
-    )
+    features = unit_features(proxy.network, reals.normalised(candidates.images))
     real_images, real_labels = reals.split("train")
-    real_features = unit_features(proxy.network, real_images)
+    real_features, real_labels = unit_features(proxy.network, real_images), real_labels.cpu()
     chosen, stands_for = [], []
     for label in range(reals.num_classes):
         own = np.flatnonzero(candidates.labels == label)
