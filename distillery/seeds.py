@@ -5,6 +5,7 @@ of class 3 is the same in any batch, order, process or resumed run.
 """
 
 import hashlib
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 def derive_seed(root_seed: int, *path: str | int) -> int:
     """Return a seed in [0, 2^63) that depends on `root_seed` and on every part of `path`."""
-    text = "\x1f".join([repr(int(root_seed)), *(repr(part) for part in path)])
+    # NumPy's integers would spell themselves `np.int64(3)`, and not in every version
+    parts = (int(part) if isinstance(part, Integral) else part for part in path)
+    text = "\x1f".join([repr(int(root_seed)), *map(repr, parts)])
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 

@@ -49,9 +49,13 @@ class Normalisation:
 def measure_normalisation(images: np.ndarray) -> Normalisation:
     """Return the statistics of raw images (N, C, H, W), from at most 20,000 of them."""
     sample = images[:: max(1, len(images) // 20_000)]
-    # Sums over uint8 in float64 need no float copy of the whole set
-    mean = sample.mean(axis=(0, 2, 3), dtype=np.float64) / 255
-    square = np.square(sample, dtype=np.float32).mean(axis=(0, 2, 3), dtype=np.float64) / 255**2
+    total, squares = np.zeros((2, images.shape[1]), np.int64)
+    for start in range(0, len(sample), 64):  # squares of the whole sample might not fit in memory
+        part = sample[start : start + 64]
+        total += part.sum(axis=(0, 2, 3), dtype=np.int64)
+        squares += np.square(part, dtype=np.uint16).sum(axis=(0, 2, 3), dtype=np.int64)
+    count = sample.size // images.shape[1]
+    mean, square = total / count / 255, squares / count / 255**2
     std = np.sqrt(np.maximum(square - mean**2, 1e-6))
     edges = [sample[:, :, 0], sample[:, :, -1], sample[:, :, :, 0], sample[:, :, :, -1]]
     border = np.median(np.concatenate(edges, axis=2), axis=(0, 2)) / 255
