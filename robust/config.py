@@ -31,8 +31,8 @@ class ProxyConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no proxy can use."""
-        if not 0 < self.tail_fraction <= 1:
-            raise ConfigError(f"tail_fraction must be in (0, 1], got {self.tail_fraction}")
+        _check_tail(self.tail_fraction)
+        check_counts("proxy", self, "num_steps", "batch_size", "num_clusters", "min_cluster_size")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +47,11 @@ class SelectConfig:
     """Weight of the clustered CVaR beside the mean distance."""
     max_reals_per_class: int = 500
     """Real samples per class that a choice is measured on."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that nothing can be selected with."""
+        _check_tail(self.tail_fraction)
+        check_counts("select", self, "max_reals_per_class")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,3 +74,23 @@ class RefineConfig:
     """Weight of matching each cluster's mean beside the class's mean; 0: class means alone."""
     classes_per_step: int = 20
     """Classes refined together; memory does not grow beyond them."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no refinement can use."""
+        names = ("num_steps", "reals_per_class", "steps_per_proxy", "proxy_steps")
+        check_counts("refine", self, *names, "classes_per_step")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"refine.learning_rate must be above 0, got {self.learning_rate}")
+
+
+def _check_tail(tail_fraction: float) -> None:
+    """Raise ConfigError unless `tail_fraction` is in (0, 1]."""
+    if not 0 < tail_fraction <= 1:
+        raise ConfigError(f"tail_fraction must be in (0, 1], got {tail_fraction}")
+
+
+def check_counts(part: str, config: object, *names: str) -> None:
+    """Raise ConfigError unless these fields of a part of the configuration are 1 or more."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{part}.{name} must be 1 or more, got {getattr(config, name)}")

@@ -133,7 +133,7 @@ def refine(
             state, labels, reals, proxy, config, decode=decode, augmentation=augmentation,
             num_classes=num_classes, background=background, seed=seed, step=step,
         )  # fmt: skip
-        if not np.isfinite(loss):
+        if not np.isfinite(loss):  # no step was taken
             raise TrainingError(
                 f"the matching objective of refine became {loss} at step {step}: lower its "
                 f"learning rate of {config.learning_rate}; the last good state is kept"
@@ -156,7 +156,10 @@ def _refine_step(
     decode: Decode, augmentation: AugmentConfig | None, num_classes: int,
     background: Tensor | float, seed: int, step: int,
 ) -> float:  # fmt: skip
-    """Take one Adam step over all classes, a few at a time; return the mean loss."""
+    """Take one Adam step over all classes, a few at a time; return the mean loss.
+
+    Where loss or gradient is not finite, no step is taken and the result is not finite.
+    """
     generator = torch_rng(seed, "refine", step)
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate * cosine_decay(step, config.num_steps)
@@ -178,6 +181,9 @@ def _refine_step(
         )  # fmt: skip
         loss.backward()
         total += float(loss.detach())
+    gradient = state.values.grad
+    if gradient is None or not torch.isfinite(gradient).all():
+        return math.nan  # a step would spoil the images for good, whatever the loss
     state.optimizer.step()
     return total / len(parts)
 
