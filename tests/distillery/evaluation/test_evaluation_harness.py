@@ -1,0 +1,116 @@
+"""The harness: figures by hand, fair seeds, hard and soft labels apart."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distillery.data.normalise import measure_normalisation
+from distillery.evaluation.config import StudentConfig
+from distillery.evaluation.harness import (
+    SHIFTS,
+    ImageSet,
+    TestBench,
+    build_bench,
+    judge,
+    measure,
+    spread,
+    summarise,
+)
+from distillery.files import json_bytes
+
+RECIPE = StudentConfig(network="convnet-d1-w8", num_steps=20, augmentation="none")
+Blobs = tuple[np.ndarray, np.ndarray]
+
+
+def bench_of(blobs: Blobs, num_classes: int = 2, **options: bool) -> TestBench:
+    images, labels = blobs
+    return build_bench(
+        images, labels, normalisation=measure_normalisation(images), num_classes=num_classes,
+        num_groups=2, **options,
+    )  # fmt: skip
+
+
+class BrightAbove(nn.Module):
+    """Class 0 where the upper half is the brighter one: right on the blobs, wrong on negatives."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.mean((1, 3))
+        half = rows.shape[1] // 2
+        return torch.stack([rows[:, :half].mean(1), rows[:, half:].mean(1)], 1)
+
+
+def test_figures_of_a_known_network(blobs: Blobs) -> None:
+    figures = measure(BrightAbove(), bench_of(blobs))
+    assert figures["accuracy"] == figures["noise"] == figures["blur"] == 1.0
+    assert figures["invert"] == 0.0
+    assert figures["per_class"] == [1.0, 1.0] and figures["cluster_min"] == 1.0
+
+
+def test_each_class_is_counted_by_itself(blobs: Blobs) -> None:
+    images, labels = blobs
+    labels = labels.copy()
+    labels[:10] = 1  # a quarter of what looks like class 0 is called class 1
+    figures = measure(BrightAbove(), bench_of((images, labels)))
+    assert figures["per_class"] == [1.0, 0.8]  # 40 of the 50 called 1
+    assert figures["accuracy"] == pytest.approx(70 / 80)
+    assert figures["cluster_min"] == pytest.approx(30 / 40)
+    assert sorted(row["n_test"] for row in figures["groups"]) == [40, 40]
+
+
+def test_a_class_without_test_images_has_no_accuracy_and_breaks_nothing(blobs: Blobs) -> None:
+    figures = measure(nn.Sequential(BrightAbove(), nn.ZeroPad2d((0, 1))), bench_of(blobs, 3))
+    assert figures["per_class"] == [1.0, 1.0, None]
+    row = summarise([figures, figures])
+    assert row["per_class"] == [1.0, 1.0, None]
+    json_bytes(row)  # can be written
+
+
+def test_shifts_can_be_left_out(blobs: Blobs) -> None:
+    figures = measure(BrightAbove(), bench_of(blobs, shifts=False))
+    assert not set(SHIFTS) & set(figures)
+    assert not set(SHIFTS) & set(summarise([figures]))
+
+
+def test_a_student_learns_from_raw_images_and_is_the_same_each_time(blobs: Blobs) -> None:
+    images, labels = blobs
+    bench = bench_of(blobs)
+    few = ImageSet(images[::8], labels[::8])
+    first, second = (judge(few, bench, RECIPE, seed=5) for _ in range(2))
+    assert first == second and first["accuracy"] > 0.95
+    flipped = judge(ImageSet(images[::8], 1 - labels[::8]), bench, RECIPE, seed=5)
+    assert flipped["accuracy"] < 0.05
+
+
+def test_soft_labels_are_what_a_soft_student_learns(blobs: Blobs) -> None:
+    images, labels = blobs[0][::8], blobs[1][::8]
+    sure = np.where(np.eye(2, dtype=bool)[labels], 20, -20).astype(np.float16)
+    figures = {
+        name: judge(ImageSet(images, labels, teacher), bench_of(blobs), RECIPE, seed=5)
+        for name, teacher in {"hard": None, "sure": sure, "contrary": -sure}.items()
+    }
+    assert figures["sure"] == figures["hard"]  # the same targets
+    assert figures["contrary"]["accuracy"] < 0.95  # targets of one half each teach nothing
+
+
+def test_spread_by_hand() -> None:
+    assert spread([0.5, 0.7]) == {
+        "mean": pytest.approx(0.6), "std": pytest.approx(0.02**0.5), "runs": [0.5, 0.7],
+    }  # fmt: skip
+    assert spread([0.5]) == {"mean": 0.5, "std": 0.0, "runs": [0.5]}
+    assert spread([0.5, None]) is None
+
+
+def test_a_row_has_the_mean_of_every_figure() -> None:
+    def run(value: float) -> dict:
+        group = {"id": "g0", "n_test": 40, "accuracy": value}
+        small = {"id": "g1", "n_test": 3, "accuracy": None}
+        return {"accuracy": value, "cluster_min": value, "per_class": [value, 1.0],
+                "groups": [group, small], "noise": value}  # fmt: skip
+
+    row = summarise([run(0.2), run(0.4)])
+    assert row["accuracy"]["mean"] == row["noise"]["mean"] == pytest.approx(0.3)
+    assert row["per_class"] == pytest.approx([0.3, 1.0])
+    assert row["groups"][0] == {"id": "g0", "n_test": 40, "accuracy": pytest.approx(0.3)}
+    assert row["groups"][1]["accuracy"] is None
+    assert "blur" not in row

@@ -1,0 +1,96 @@
+"""The proxy: its objective by hand, what it learns, and when it must not select."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from robust.config import ProxyConfig
+from robust.objective import group_robust_loss
+from robust.proxy import Proxy, robust_objective, train_proxy
+
+CONFIG = ProxyConfig(network="convnet-d1-w8", num_steps=30, batch_size=40, num_clusters=2)
+
+
+def train(blobs: tuple[np.ndarray, np.ndarray], config: ProxyConfig, seed: int = 0) -> Proxy:
+    images = (torch.from_numpy(blobs[0]).float() - 80) / 60
+    labels = torch.from_numpy(blobs[1])
+    clusters = blobs[1] * 2 + np.arange(80) % 2
+    return train_proxy(
+        images, labels, clusters, (images, labels), num_classes=2, config=config,
+        augmentation="none", seed=seed,
+    )  # fmt: skip
+
+
+def weights(proxy: Proxy) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in proxy.network.parameters()])
+
+
+def test_objective_is_the_group_robust_loss_of_the_batch() -> None:
+    labels, clusters = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 2, 3])
+    logits = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    batch = torch.tensor([4, 0, 2, 1])
+    config = replace(CONFIG, min_cluster_size=1, tail_fraction=0.5)
+    objective = robust_objective(labels, clusters, num_classes=2, config=config)
+    expected = group_robust_loss(
+        F.cross_entropy(logits, labels[batch], reduction="none"), clusters[batch],
+        num_classes=2, clusters_per_class=2, tail_fraction=0.5,
+    )  # fmt: skip
+    torch.testing.assert_close(objective(logits, batch), expected)
+
+
+def test_small_clusters_of_a_batch_do_not_make_a_worst_image_of_every_class() -> None:
+    labels, clusters = torch.zeros(6).long(), torch.tensor([0, 0, 0, 0, 0, 1])
+    logits = torch.zeros(6, 2)
+    logits[5] = torch.tensor([-5.0, 5.0])
+    values = [
+        robust_objective(
+            labels, clusters, num_classes=2, config=replace(CONFIG, min_cluster_size=size)
+        )(logits, torch.arange(6))
+        for size in (1, 2)
+    ]
+    assert values[0] > values[1] + 5
+
+
+def test_the_gradient_of_the_objective_reaches_every_sample_and_lowers_its_loss() -> None:
+    labels, clusters = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 3])
+    logits = torch.zeros(4, 2, requires_grad=True)
+    robust_objective(labels, clusters, num_classes=2, config=CONFIG)(
+        logits, torch.arange(4)
+    ).backward()
+    assert logits.grad is not None
+    own = logits.grad.gather(1, labels[:, None])
+    assert (own < 0).all()  # descent raises the logit of the own class
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_a_proxy_learns_what_can_be_learned(
+    blobs: tuple[np.ndarray, np.ndarray], robust: bool
+) -> None:
+    proxy = train(blobs, replace(CONFIG, robust=robust))
+    assert proxy.validation_accuracy == 1.0 and proxy.is_sound
+
+
+def test_the_robust_terms_change_the_proxy_and_the_seed_fixes_it(
+    blobs: tuple[np.ndarray, np.ndarray],
+) -> None:
+    config = replace(CONFIG, num_steps=3)
+    assert torch.equal(weights(train(blobs, config)), weights(train(blobs, config)))
+    assert not torch.equal(weights(train(blobs, config)), weights(train(blobs, config, seed=1)))
+    plain = train(blobs, replace(config, robust=False))
+    assert not torch.equal(weights(train(blobs, config)), weights(plain))
+
+
+def test_a_proxy_that_learned_nothing_is_not_sound(blobs: tuple[np.ndarray, np.ndarray]) -> None:
+    images, labels = blobs
+    mixed = np.random.default_rng(0).permutation(labels)  # labels that say nothing
+    proxy = train((np.zeros_like(images), mixed), replace(CONFIG, num_steps=2))
+    assert proxy.validation_accuracy < 0.75 and not proxy.is_sound  # 1.5 x chance of two classes
+
+
+def test_no_floor_asks_for_more_than_near_perfection(
+    blobs: tuple[np.ndarray, np.ndarray],
+) -> None:
+    assert train(blobs, replace(CONFIG, accuracy_floor=50.0)).is_sound
