@@ -1,0 +1,116 @@
+"""Runs of the whole pipeline for benchmarks, and one table out of several of them.
+
+Jobs lie in a folder that can be left and taken up again; results are JSON with command, hardware
+and versions. Mean and spread are over all students of all runs: base seeds x student seeds.
+"""
+
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillery.files import read_json, write_json
+from distillery.machine import keep_large_buffers, probe
+from distillery.progress import Progress
+from generator.pipeline import run_job, start_job, stored_job
+from generator.plan import make_plan
+
+RESULTS = Path(__file__).parent / "results"
+FIGURES = ("accuracy", "cluster_min", "noise", "blur", "invert")
+
+
+def environment() -> dict[str, Any]:
+    """Return hardware, versions and the command, for a result file."""
+    keep_large_buffers()
+    machine = probe()
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []:
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "cpu": model,
+        "cores": machine.num_cores,
+        "gpu": machine.gpu,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "diffusers", "scikit-learn")},
+    }
+
+
+def run(folder: Path, request: Mapping[str, Any], cache: Path) -> dict[str, Any]:
+    """Run or finish one job and return its report, with the seconds that each stage took."""
+    job = stored_job(folder, request)
+    if job is None:
+        plan = make_plan(request, cache=cache, machine=probe())
+        job = start_job(folder, request, plan)
+    started = time.monotonic()
+    last = [0.0]
+
+    def tell(progress: Progress) -> None:
+        if time.monotonic() - last[0] > 20:
+            last[0] = time.monotonic()
+            seconds = last[0] - started
+            print(
+                f"  {seconds:6.0f} s  {progress.phase} {progress.step}/{progress.total}", flush=True
+            )
+
+    result = run_job(
+        folder, job, cache=cache, on_progress=tell,
+        on_stage=lambda s: print(f"  {s.name}: {s.record['summary']}", flush=True),
+    )  # fmt: skip
+    report = read_json(result.bundle / "report.json")
+    return report | {
+        "seconds": {stage.name: stage.record["seconds"] for stage in result.stages},
+        "content_digest": result.content_digest,
+    }
+
+
+def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
+    """Return one row a set: mean, sample standard deviation and standard error over all students.
+
+    The standard error treats runs as independent and students of one run as not: it is that of
+    the run means.
+    """
+    rows = []
+    names = [row["name"] for row in reports[0]["results"][protocol]]
+    for name in names:
+        own = [r for report in reports for r in report["results"][protocol] if r["name"] == name]
+        row: dict[str, Any] = {"name": name, "label": own[0]["label"]}
+        for figure in FIGURES:
+            if any(run.get(figure) is None for run in own):
+                row[figure] = None
+                continue
+            values = [value for run in own for value in run[figure]["runs"]]
+            means = [run[figure]["mean"] for run in own]
+            row[figure] = {
+                "mean": float(np.mean(values)),
+                "std": float(np.std(values, ddof=1)),
+                "standard_error": float(np.std(means, ddof=1) / len(means) ** 0.5),
+                "runs": values,
+            }
+        rows.append(row)
+    return rows
+
+
+def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table in per cent."""
+    print(f"\n{title}\n{'':42s}" + "".join(f"{figure:>16s}" for figure in FIGURES))
+    for row in rows:
+        cells = [
+            f"{100 * row[f]['mean']:.1f} +- {100 * row[f]['std']:.1f}" if row[f] else "-"
+            for f in FIGURES
+        ]
+        print(f"{row['label']:42s}" + "".join(f"{cell:>16s}" for cell in cells))
+
+
+def save(name: str, result: dict[str, Any]) -> None:
+    """Write a result file with the environment beside the figures."""
+    RESULTS.mkdir(exist_ok=True)
+    write_json(RESULTS / name, result | {"environment": environment()})
+    print(f"\nwritten: benchmarks/results/{name}")
