@@ -1,39 +1,27 @@
 """What a job will take on a machine: time by stage, memory, disk, download, and why we think so.
 
-Each stage is counted in units of work (`work_of`), which `generator.speeds` prices. The same count
-at nominal prices keeps the evaluation to a third of the job (`limit_evaluation`).
+`generator.work` counts the work, `generator.speeds` prices it; here are the ranges, what is in the
+cache already, and the resources beside time.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillery.errors import ModelError
 from distillery.files import read_json
 from distillery.machine import Machine, use_threads
-from distillery.models.config import (
-    PUBLISHED_BASES,
-    PixelDiTConfig,
-    dit_num_parameters,
-)
+from distillery.models.config import PixelDiTConfig, dit_num_parameters
 from generator import speeds as pricing
 from generator.config import DistillConfig
-from generator.speeds import Speeds, StepCost
+from generator.speeds import Speeds
+from generator.work import BaseDescription, describe_base, work_of
 
 if TYPE_CHECKING:
     from generator.plan import Look, Plan
 
-EVALUATION_SHARE = 1 / 3
-"""At most this much of a default job is evaluation."""
-NUM_SHIFTS = 4
-"""Versions of the test images that a student sees: clean, noise, blur, inverted."""
-DIFFFIT_SHARE = 0.7
-"""Of a full training step: no weight gradients but the adapter's (measured on digits)."""
-SD_VAE: Mapping[str, Any] = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
-"""The autoencoder of the published bases."""
 SD_VAE_BYTES = 335e6
+"""Weights of the autoencoder of the published bases."""
 PROCESS_BYTES = 0.6e9
 """Python with torch, diffusers and the networks of the evaluation (measured: digits)."""
 
@@ -89,44 +77,6 @@ class Estimate:
         }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BaseDescription:
-    """The networks of a base, as far as cost depends on them."""
-
-    kind: str
-    transformer: Mapping[str, Any]
-    vae: Mapping[str, Any] | None
-    is_here: bool
-    """Off: its weights must be fetched."""
-
-
-def describe_base(config: DistillConfig, num_classes: int) -> BaseDescription:
-    """Return the networks of a job's base, from its JSON files or what is published of it."""
-    assert config.image_size is not None and config.channels is not None  # the plan filled them in
-    reference = config.base.reference
-    if reference == "pixel":
-        dit = PixelDiTConfig.for_images(config.image_size, config.channels, num_classes)
-        return BaseDescription(
-            kind="pixel", transformer=dit.transformer_config(), vae=None, is_here=True
-        )
-    from generator.bases import base_facts
-
-    try:
-        facts = base_facts(reference, revision=config.base.revision, allow_download=False)
-    except ModelError:
-        if reference not in PUBLISHED_BASES:
-            raise
-        published = PUBLISHED_BASES[reference].transformer
-        return BaseDescription(kind="latent", transformer=published, vae=SD_VAE, is_here=False)
-    vae = facts.folder / "vae" / "config.json"
-    return BaseDescription(
-        kind=facts.kind,
-        transformer=read_json(facts.folder / "transformer" / "config.json"),
-        vae=read_json(vae) if facts.kind == "latent" else None,
-        is_here=True,
-    )
-
-
 def estimate(
     plan: "Plan",
     machine: Machine,
@@ -169,103 +119,25 @@ def measure_speeds(
     use_threads(config.num_threads)
     network, size, channels = config.evaluate.student.network, config.image_size, config.channels
     threads = f"{config.num_threads} thread" + "s" * (config.num_threads > 1)
-    if base.kind == "pixel":
-        dit = PixelDiTConfig.for_images(size, channels, num_classes)
-        train, forward = pricing.measure_dit(dit, config.base.pretrain.batch_size)
-        spread, basis = 1.5, f"steps of this very network, timed now on {threads}"
-        encode = decode = 0.0
-    else:
-        rate = pricing.measure_matmul_flops("cuda" if machine.gpu else "cpu") * 0.6
-        analytic = pricing.nominal_speeds(base.transformer, base.vae, network, size, channels, rate)
-        train, forward = analytic.dit_train, analytic.dit_forward
-        encode, decode = analytic.encode_s, analytic.decode_s
-        spread = 2.0
-        basis = f"operations over 60 % of the measured matmul rate, {rate / 0.6e9:.0f} GFLOP/s"
     classifier = pricing.measure_classifier(
         network, size, channels, num_classes, config.evaluate.student.augmentation
     )
+    classifier_basis = f"steps of {network}, timed now on {threads}"
+    if base.kind == "latent":
+        rate = pricing.measure_matmul_flops("cuda" if machine.gpu else "cpu")
+        basis = f"operations over 60 % of the measured matmul rate, {rate / 1e9:.0f} GFLOP/s"
+        analytic = pricing.analytic_speeds(
+            base.transformer, base.vae, size, flops_per_s=0.6 * rate, classifier=classifier,
+            basis=basis,
+        )  # fmt: skip
+        return replace(analytic, classifier_basis=classifier_basis)
+    dit = PixelDiTConfig.for_images(size, channels, num_classes)
+    train, forward = pricing.measure_dit(dit, config.base.pretrain.batch_size)
     return Speeds(
-        dit_train=train, dit_forward=forward, classifier=classifier, encode_s=encode,
-        decode_s=decode, basis=basis, spread=spread,
-        classifier_basis=f"steps of {network}, timed now on {threads}",
+        dit_train=train, dit_forward=forward, classifier=classifier, spread=1.5,
+        basis=f"steps of this very network, timed now on {threads}",
+        classifier_basis=classifier_basis,
     )  # fmt: skip
-
-
-def work_of(
-    config: DistillConfig, look: "Look", base: BaseDescription, speeds: Speeds
-) -> dict[str, float]:
-    """Return the seconds of every stage with nothing cached, in order."""
-    ipc, num_classes = config.images_per_class, len(look.class_names)
-    pixel = config.base.reference == "pixel"
-    teacher = speeds.classifier.of(128)
-    guided = 2 if config.generate.guidance_scale != 1 else 1
-    flips = 2 if config.horizontal_flip else 1
-    assert config.generate.oversample is not None
-    pool = num_classes * ipc * (config.generate.oversample + config.evaluate.controls)
-    per_image = config.generate.num_steps * guided * _per_image(speeds.dit_forward, 64)
-    pretrain = config.base.pretrain
-    load = 0.0 if pixel else 4 * dit_num_parameters(base.transformer) / 0.5e9
-    train = pretrain.num_steps * speeds.dit_train.of(pretrain.batch_size) if pixel else load
-    return {
-        "prepare": 0.05 + look.num_images * (1e-5 + 4e-8 * look.survey.native_size**2),
-        "base": train + config.proxy.num_steps * teacher,
-        "encode": look.num_train * flips * speeds.encode_s,
-        "finetune": _finetune(config, num_classes, speeds) if config.finetune.enabled else 0.0,
-        "generate": 0.2 + load + pool * (per_image + speeds.decode_s),
-        "score": _proxy(config, config.proxy.num_steps, speeds) + 0.5,
-        "refine": _refine(config, num_classes, speeds) if config.refine.enabled else 0.0,
-        "label": config.label.num_steps * teacher * config.label.enabled,
-        "evaluate": _evaluate(config, look, speeds),
-        "bundle": 1.0 + 2e-3 * num_classes * ipc,
-    }
-
-
-def _per_image(cost: StepCost, batch_size: int) -> float:
-    return cost.of(batch_size) / batch_size
-
-
-def _finetune(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
-    """Return seconds of the adapters, with the fidelity guard's samples."""
-    tune = config.finetune
-    groups = math.ceil(num_classes / tune.classes_per_group)
-    guided = 2 if (config.generate.guidance_scale or 1) != 1 else 1
-    checks = 2 + (tune.num_steps // tune.guard_interval if tune.guard_interval else 0)
-    guard = checks * 8 * speeds.dit_forward.of(64 * guided)
-    train = DIFFFIT_SHARE * tune.num_steps * speeds.dit_train.of(tune.batch_size)
-    return groups * (train + guard)
-
-
-def _proxy(config: DistillConfig, num_steps: int, speeds: Speeds) -> float:
-    """Return seconds of a proxy; the CVaR terms add about a third to a step."""
-    return 1.3 * num_steps * speeds.classifier.of(config.proxy.batch_size)
-
-
-def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
-    """Return seconds of refining one set: proxies, then steps over real and synthetic images."""
-    refine = config.refine
-    proxies = math.ceil(refine.num_steps / refine.steps_per_proxy)
-    # real images run forward only, a third of a training step; synthetic ones back to the pixels
-    images = num_classes * (refine.reals_per_class / 3 + config.images_per_class)
-    steps = refine.num_steps * speeds.classifier.of(1) + refine.num_steps * (
-        images * speeds.classifier.image_s
-    )
-    return proxies * _proxy(config, refine.proxy_steps, speeds) + steps
-
-
-def _evaluate(config: DistillConfig, look: "Look", speeds: Speeds) -> float:
-    """Return seconds of all students of all sets, and of the controls that must be made first."""
-    evaluate, num_classes = config.evaluate, len(look.class_names)
-    ipc, student = config.images_per_class, config.evaluate.student
-    sets = 1 + config.label.enabled + evaluate.full_data
-    controls = 0.0
-    if evaluate.controls:
-        sets += 4 + 2 * config.refine.enabled + (ipc == 1)
-        controls = _refine(config, num_classes, speeds) if config.refine.enabled else 0.0
-    batch = min(student.batch_size, num_classes * ipc)
-    num_test = look.num_images - look.num_train / (1 - config.data.validation_fraction)
-    test = NUM_SHIFTS * num_test * speeds.classifier.image_s / 3
-    training = student.num_steps * speeds.classifier.of(batch)
-    return controls + sets * evaluate.num_seeds * (training + test)
 
 
 def _stage(name: str, seconds: float, speeds: Speeds, is_done: bool) -> StageEstimate:
@@ -353,65 +225,3 @@ def _warnings(machine: Machine, memory: float, base: BaseDescription) -> tuple[s
         f"the job needs about {memory / 1e9:.1f} GB of memory and {where} has {has / 1e9:.1f} GB: "
         "lower finetune.batch_size, or choose --base pixel",
     )
-
-
-def limit_evaluation(plan: "Plan", request: Mapping[str, Any]) -> "Plan":
-    """Return the plan with an evaluation of at most a third of the job, as far as that is open.
-
-    First fewer students (not below 2: one says nothing of the noise), then no controls, and with
-    them gone as many students as before, then fewer, down to one. What the user
-    set stays, and so does the preset `smoke`, which must go through everything. The prices are
-    nominal and nothing counts as cached: the same request gives the same job whatever the load.
-    """
-    if plan.config.preset == "smoke":
-        return plan
-    base = describe_base(plan.config, len(plan.look.class_names))
-    asked = request.get("evaluate", {})
-    for change, text in _reductions(plan.config, asked):
-        share = evaluation_share(plan.config, plan.look, base)
-        if share <= EVALUATION_SHARE:
-            break
-        plan = _reduce(plan, change, text, share)
-    return plan
-
-
-def evaluation_share(config: DistillConfig, look: "Look", base: BaseDescription) -> float:
-    """Return the evaluation's share of a job with nothing cached, at nominal prices."""
-    assert config.image_size is not None and config.channels is not None
-    nominal = pricing.nominal_speeds(
-        base.transformer, base.vae, config.evaluate.student.network, config.image_size,
-        config.channels,
-    )  # fmt: skip
-    seconds = work_of(config, look, base, nominal)
-    return seconds["evaluate"] / sum(seconds.values())
-
-
-def _reductions(
-    config: DistillConfig, asked: Mapping[str, Any]
-) -> list[tuple[dict[str, Any], str]]:
-    """Return the changes that may be tried, in order; those the user spoke about are left out."""
-    seeds, controls = config.evaluate.num_seeds, config.evaluate.controls
-    fewer = range(seeds - 1, 0, -1) if "num_seeds" not in asked else range(0)
-    found: list[tuple[dict[str, Any], str]] = []
-    if controls:
-        found += [({"num_seeds": n}, _students(n)) for n in fewer if n >= 2]
-    if controls and "controls" not in asked:
-        found.append(({"num_seeds": seeds, "controls": False}, "no controls"))
-    without = not controls or "controls" not in asked
-    kept = ", no controls" * controls
-    found += [({"num_seeds": n}, _students(n) + kept) for n in fewer if without or n < 2]
-    return found
-
-
-def _students(count: int) -> str:
-    return f"{count} student{'s' * (count > 1)} a set"
-
-
-def _reduce(plan: "Plan", change: Mapping[str, Any], text: str, share: float) -> "Plan":
-    """Return the plan with one change of the evaluation, and the decision that says so."""
-    from generator.plan import Decision
-
-    others = tuple(d for d in plan.decisions if d.what != "evaluation")
-    reason = f"more would be {100 * share:.0f} % of the job; --students and --controls overrule it"
-    config = replace(plan.config, evaluate=replace(plan.config.evaluate, **change))
-    return replace(plan, config=config, decisions=(*others, Decision("evaluation", text, reason)))

@@ -16,12 +16,14 @@ from typing import Any
 from distillery.errors import Cancelled
 from distillery.models.config import PixelDiTConfig, dit_flops_per_image
 
-NOMINAL_FLOPS = 25e9
-"""Of a laptop core on small networks."""
-NOMINAL_STEP_S = 2e-3
-"""What a training step costs beside its arithmetic: augmentation, optimiser, Python."""
+NOMINAL_DIT_FLOPS, NOMINAL_CLASSIFIER_FLOPS = 50e9, 65e9
+"""A second, on one core of the server that the defaults were tuned on."""
+NOMINAL_STEP_S = 1e-3
+"""What a step costs beside its arithmetic: augmentation, optimiser, Python."""
 CALIBRATION_S = 0.3
 """Time for each of the networks that are timed."""
+CALIBRATION_FLOPS = 8e9
+"""Batches are cut so that a timed step stays below this."""
 MATMUL_SIZE = 1024
 
 
@@ -112,24 +114,35 @@ def _resnets(width_in: int, width: int, count: int) -> float:
     return first + (count - 1) * 36.0 * width * width
 
 
-def nominal_speeds(
-    dit: Mapping[str, Any], vae: Mapping[str, Any] | None, classifier: str, image_size: int,
-    channels: int, flops_per_s: float = NOMINAL_FLOPS, basis: str = "a nominal machine",
+def analytic_speeds(
+    dit: Mapping[str, Any], vae: Mapping[str, Any] | None, image_size: int, *,
+    flops_per_s: float, classifier: StepCost, basis: str,
 ) -> Speeds:  # fmt: skip
     """Return the speeds of arithmetic alone, at a rate of floating-point operations."""
     forward = dit_flops_per_image(dit) / flops_per_s
-    student = convnet_flops(classifier, image_size, channels) / flops_per_s
     encode, decode = vae_flops(vae, image_size) if vae else (0.0, 0.0)
     return Speeds(
-        dit_train=StepCost(NOMINAL_STEP_S * 5, 3 * forward),
-        dit_forward=StepCost(NOMINAL_STEP_S * 2, forward),
-        classifier=StepCost(NOMINAL_STEP_S, 3 * student),
+        dit_train=StepCost(3 * NOMINAL_STEP_S, 3 * forward),
+        dit_forward=StepCost(NOMINAL_STEP_S, forward),
+        classifier=classifier,
         encode_s=encode / flops_per_s,
         decode_s=decode / flops_per_s,
         basis=basis,
         classifier_basis=basis,
         spread=2.0,
     )
+
+
+def nominal_speeds(
+    dit: Mapping[str, Any], vae: Mapping[str, Any] | None, classifier: str, image_size: int,
+    channels: int,
+) -> Speeds:  # fmt: skip
+    """Return the speeds of a fixed machine, the same wherever and whenever this is called."""
+    student = 3 * convnet_flops(classifier, image_size, channels) / NOMINAL_CLASSIFIER_FLOPS
+    return analytic_speeds(
+        dit, vae, image_size, flops_per_s=NOMINAL_DIT_FLOPS, basis="a nominal machine",
+        classifier=StepCost(NOMINAL_STEP_S, student),
+    )  # fmt: skip
 
 
 def _median_s(step: Callable[[], object], budget_s: float) -> float:
@@ -159,12 +172,16 @@ def measure_matmul_flops(device: str = "cpu") -> float:
 
 
 def measure_dit(config: PixelDiTConfig, batch_size: int) -> tuple[StepCost, StepCost]:
-    """Time training steps and forward passes of a pixel DiT: (train, forward)."""
+    """Time training steps and forward passes of a pixel DiT: (train, forward).
+
+    At most `batch_size` images a step, fewer where they are slow.
+    """
     import torch
 
     from distillery.models.dit import build_pixel_dit, denoise
 
     transformer = build_pixel_dit(config, 0)
+    batch_size = max(2, min(batch_size, int(CALIBRATION_FLOPS / 3 / config.flops_per_image())))
     shape = (batch_size, config.channels, config.image_size, config.image_size)
     images, timesteps = torch.zeros(shape), torch.zeros(batch_size, dtype=torch.int64)
     optimizer = torch.optim.AdamW(transformer.parameters(), fused=True)

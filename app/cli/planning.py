@@ -34,7 +34,8 @@ def make(
         ConfigError, DataError, ModelError: What is wrong with the request.
     """
     from distillery.machine import probe
-    from generator.estimate import estimate, limit_evaluation
+    from generator.estimate import estimate
+    from generator.limit import limit_evaluation
     from generator.plan import make_plan
 
     machine = probe()
