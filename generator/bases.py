@@ -1,22 +1,32 @@
 """Named bases: where they lie, and what can be said of them before their weights are read."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.errors import ModelError
 from distillery.files import read_json
+from distillery.models.base import FACTS_FILE, PIPELINE_FILE
+from distillery.models.class_rows import ClassMapping
+from distillery.models.components import read_labels, read_licence
 from distillery.models.config import PUBLISHED_BASES
 from distillery.models.hub import commit_of, fetch_base, is_repo_id
 from finetune.config import BaseKind
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BaseFacts:
     """What a plan needs to know of a named base."""
 
     kind: BaseKind
     folder: Path
     image_size: int
+    channels: int | None
+    """What a pixel base was trained on; None: a latent base takes gray and colour images."""
+    num_rows: int
+    """Classes that its label tables have rows for."""
+    id2label: Mapping[int, str]
+    """Names of those rows, as far as known."""
     licence: str | None
     revision: str | None
 
@@ -47,10 +57,14 @@ def base_facts(reference: str, *, revision: str | None, allow_download: bool) ->
     folder = find_base(reference, revision=revision, allow_download=allow_download)
     try:
         transformer = read_json(folder / "transformer" / "config.json")
-        size = int(transformer["sample_size"])
-        if (folder / "distillery.json").exists() and not (folder / "vae").is_dir():
-            licence = read_json(folder / "distillery.json").get("licence")
-            return BaseFacts("pixel", folder, size, licence, None)
+        size, rows = int(transformer["sample_size"]), int(transformer["num_embeds_ada_norm"])
+        if (folder / FACTS_FILE).exists() and not (folder / "vae").is_dir():
+            facts = read_json(folder / FACTS_FILE)
+            return BaseFacts(
+                kind="pixel", folder=folder, image_size=size, revision=None,
+                channels=int(transformer["in_channels"]), num_rows=rows,
+                id2label=dict(enumerate(facts["class_names"])), licence=facts.get("licence"),
+            )  # fmt: skip
         vae = read_json(folder / "vae" / "config.json")
         factor = 2 ** (len(vae["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -60,5 +74,24 @@ def base_facts(reference: str, *, revision: str | None, allow_download: bool) ->
         ) from error
     published = PUBLISHED_BASES.get(reference)
     return BaseFacts(
-        "latent", folder, size * factor, published.licence if published else None, commit_of(folder)
-    )
+        kind="latent", folder=folder, image_size=size * factor, channels=None, num_rows=rows,
+        id2label=read_labels(folder / PIPELINE_FILE), revision=commit_of(folder),
+        licence=published.licence if published else read_licence(folder),
+    )  # fmt: skip
+
+
+def describe_mapping(class_names: Sequence[str], mapping: ClassMapping) -> tuple[str, str]:
+    """Return in a few words how many classes a base knows, and which rows they take."""
+    places = list(zip(class_names, mapping.rows, mapping.origins, strict=True))
+    known = [f"{name} is row {row}" for name, row, origin in places if origin == "known"]
+    own = [f"{name} takes row {row}" for name, row, origin in places if origin == "own"]
+    choice = f"{len(known)} of {len(places)} classes known to the base"
+    if own:
+        choice += f", {len(own)} take{'s' * (len(own) == 1)} unused rows"
+    return choice, "; ".join(_some(names) for names in (known, own) if names)
+
+
+def _some(names: Sequence[str], limit: int = 10) -> str:
+    """Return the first names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distillery.errors import ModelError
+from distillery.errors import ConfigError, ModelError
 from distillery.files import read_json
 from distillery.machine import Machine
 from distillery.models.config import PUBLISHED_BASES, nearest_multiple
 from finetune.config import BaseKind
 from generator.bases import base_facts
 from generator.config import DistillConfig
+from generator.public_names import public_name
 from generator.stage import RECORD, stage_key
 from generator.stages.prepare import STAGE as PREPARE
 
@@ -38,6 +39,12 @@ class BaseChoice:
     reason: str
     image_size: int
     size_reason: str
+    channels: int | None = None
+    """Channels that it takes; None: gray and colour."""
+    num_rows: int | None = None
+    """Classes that its label tables have rows for; None: as many as the dataset has."""
+    id2label: Mapping[int, str] = field(default_factory=dict)
+    """Names of those rows, as far as known."""
     revision: str | None = None
     licence: str | None = None
     warnings: tuple[str, ...] = ()
@@ -97,16 +104,32 @@ def pixel_size(native_size: int) -> int:
 
 
 def _named(asked: DistillConfig, reference: str) -> BaseChoice:
-    """Return the base that the user named."""
+    """Return the base that the user named.
+
+    Raises:
+        ConfigError: If images of another size or kind were asked for than it makes.
+        ModelError: If it is not there.
+    """
     facts = base_facts(
         reference, revision=asked.base.revision, allow_download=asked.base.allow_download
     )
+    if asked.image_size not in (None, facts.image_size):
+        raise ConfigError(
+            f"{reference} makes images of {facts.image_size} px, but {asked.image_size} px were "
+            "asked for: leave the image size open, or name another base"
+        )
+    if facts.channels and asked.channels not in (None, facts.channels):
+        raise ConfigError(
+            f"{reference} makes images of {facts.channels} channels, but {asked.channels} were "
+            "asked for: leave the channels open, or name another base"
+        )
     warnings: tuple[str, ...] = ()
     if reference in PUBLISHED_BASES and PUBLISHED_BASES[reference].non_commercial:
         warnings = (f"{reference} may not be used commercially ({facts.licence})",)
     return BaseChoice(
-        kind=facts.kind, reference=reference, name=reference, reason="asked for",
-        image_size=facts.image_size, size_reason="what the base makes", licence=facts.licence,
+        kind=facts.kind, reference=reference, name=public_name(reference), reason="asked for",
+        image_size=facts.image_size, size_reason="what the base makes", channels=facts.channels,
+        num_rows=facts.num_rows, id2label=facts.id2label, licence=facts.licence,
         revision=facts.revision, warnings=warnings,
     )  # fmt: skip
 

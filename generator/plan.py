@@ -15,6 +15,8 @@ from distillery.data.sources.resolve import open_source
 from distillery.data.survey import Survey, survey
 from distillery.errors import ConfigError, DataError
 from distillery.machine import Machine
+from distillery.models.class_rows import map_classes
+from generator.bases import describe_mapping
 from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_values
@@ -66,6 +68,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     Raises:
         ConfigError: If a field is unknown or out of range.
         DataError: If the dataset cannot be read, or has too few images for the request.
+        ModelError: If the base is not there, or has rows for fewer classes than the dataset.
     """
     asked = from_dict(request)  # refuses unknown fields and wrong types before any work
     preset, minimax = request.get("preset", "default"), _minimax_preset(request)
@@ -83,7 +86,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
         preset=preset,
         minimax_preset=minimax,
         image_size=choice.image_size,
-        channels=asked.channels or (1 if look.survey.gray else 3),
+        channels=asked.channels or choice.channels or (1 if look.survey.gray else 3),
         num_classes=len(look.class_names),
         num_train=look.num_train,
         images_per_class=ipc,
@@ -95,10 +98,8 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     values = merge(values, request)
     values = merge(values, {"base": {"reference": choice.reference, "revision": choice.revision}})
     config = from_dict(values)
-    return Plan(
-        config, _decisions(config, asked, look, choice), _warnings(look, choice), look,
-        choice.licence,
-    )  # fmt: skip
+    decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
+    return Plan(config, decisions, _warnings(look, choice), look, choice.licence)
 
 
 def _device(asked: DistillConfig, machine: Machine) -> str:
@@ -163,6 +164,14 @@ def _decisions(
         reason = f"falls as images per class rise; this job has {config.images_per_class}"
         found.append(Decision("guidance scale", str(config.generate.guidance_scale), reason))
     return tuple(found)
+
+
+def _class_decisions(look: Look, choice: BaseChoice) -> tuple[Decision, ...]:
+    """Return which classes an existing base knows; one that is trained here knows them all."""
+    if choice.num_rows is None:
+        return ()
+    mapping = map_classes(look.class_names, choice.id2label, choice.num_rows)
+    return (Decision("classes", *describe_mapping(look.class_names, mapping)),)
 
 
 def _warnings(look: Look, choice: BaseChoice) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ image depends on its first noise alone. Guidance: Ho & Salimans (2022), eps = un
 Shapes: N images, C channels, H and W of the latents, T training timesteps.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -46,7 +47,10 @@ def make_scheduler(sampler: SamplerName, alphas_cumprod: Tensor, num_steps: int)
         scheduler = DDIMScheduler(trained_betas=betas, clip_sample=False, set_alpha_to_one=True)
     else:
         raise ValueError(f"sampler must be dpm-solver++ or ddim, got {sampler!r}")
-    scheduler.set_timesteps(num_steps)
+    with warnings.catch_warnings():
+        # diffusers up to 0.42 turns a tensor into an array in a way that NumPy 2 deprecates
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        scheduler.set_timesteps(num_steps)
     return scheduler
 
 

@@ -14,7 +14,7 @@ from distillery.evaluation.training import (
     cross_entropy_objective,
     train_classifier,
 )
-from distillery.models.base import load_base, pixel_base, save_pixel_base
+from distillery.models.base import pixel_base, save_pixel_base
 from distillery.models.class_rows import map_classes
 from distillery.models.config import PixelDiTConfig
 from distillery.models.diffusion import alphas_cumprod
@@ -24,10 +24,12 @@ from distillery.seeds import derive_seed
 from finetune.pretrain import pretrain
 from generator.bases import find_base
 from generator.config import DistillConfig, to_dict
+from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import (
     Reals,
     device_of,
+    load_named_base,
     machine_settings,
     open_reals,
     save_classifier,
@@ -67,7 +69,8 @@ def run(context: Context) -> StageOutput:
     if facts is None:
         facts = _map_folder(context, reals)
     facts["judge_accuracy"] = _train_judge(context, reals)
-    origin = "trained here" if not facts["folder"] else f"read from {facts['folder']}"
+    reference = public_name(context.config.base.reference)
+    origin = f"read from {reference}" if facts["folder"] else "trained here"
     known = sum(1 for kind in facts["origins"] if kind == "known")
     summary = (
         f"{facts['kind']} DiT of {facts['num_parameters'] / 1e6:.1f} M parameters, {origin}; "
@@ -123,7 +126,7 @@ def _map_folder(context: Context, reals: Reals) -> dict[str, Any]:
     folder = find_base(
         config.reference, revision=config.revision, allow_download=config.allow_download
     )
-    base = load_base(folder)
+    base = load_named_base(context.config, folder)
     mapping = map_classes(reals.dataset.class_names, base.id2label, base.num_rows)
     return {
         "kind": base.kind,

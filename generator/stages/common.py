@@ -16,6 +16,7 @@ from distillery.models.class_rows import ClassMapping, initialise_rows
 from distillery.models.classifiers import Classifier, build_classifier
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig
+from generator.public_names import public_name
 from generator.stage import Context
 
 
@@ -70,6 +71,14 @@ def open_reals(context: Context) -> Reals:
     return Reals(dataset, normalisation, len(dataset.class_names), device_of(context.config))
 
 
+def load_named_base(config: DistillConfig, folder: Path) -> DiffusionBase:
+    """Return the base in a folder, on the CPU, under the name that the user gave it."""
+    if config.base.reference == "pixel":
+        return load_base(folder)
+    reference = public_name(config.base.reference)
+    return load_base(folder, reference=reference, revision=config.base.revision)
+
+
 def open_base(context: Context) -> tuple[DiffusionBase, np.ndarray]:
     """Return the base with the job's classes in its label tables, and their rows (K,).
 
@@ -78,7 +87,7 @@ def open_base(context: Context) -> tuple[DiffusionBase, np.ndarray]:
     """
     facts = context.facts("base")
     folder = Path(facts["folder"]) if facts["folder"] else context.inputs["base"] / "base"
-    base = load_base(folder)
+    base = load_named_base(context.config, folder)
     if base.digest != facts["digest"]:
         raise ModelError(
             f"the weights in {folder} have changed since this job began: put the old ones back, "

@@ -13,13 +13,12 @@ import torch
 
 from distillery.data.dataset import Dataset
 from distillery.files import write_json
-from distillery.models.base import load_base
 from distillery.models.codec import Codec
 from distillery.progress import Progress
 from distillery.tensorfile import encode_header, map_tensors
 from generator.config import DistillConfig
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import device_of, machine_settings
+from generator.stages.common import device_of, load_named_base, machine_settings
 
 LATENTS = "latents.safetensors"
 BATCH_SIZE = 16
@@ -42,7 +41,8 @@ def run(context: Context) -> StageOutput:
     if context.facts("base")["kind"] == "pixel":
         return StageOutput("nothing to do: a pixel base works on the images themselves")
     device = device_of(context.config)
-    base = load_base(Path(context.facts("base")["folder"])).to(device)
+    folder = Path(context.facts("base")["folder"])
+    base = load_named_base(context.config, folder).to(device)
     images, _ = Dataset.load(context.inputs["prepare"]).split("train")
     num_flips = 2 if context.config.horizontal_flip else 1
     shape = (len(images), num_flips, *base.latent_shape)

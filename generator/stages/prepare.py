@@ -4,15 +4,17 @@ from typing import Any
 
 from distillery.data.prepare import prepare_dataset
 from distillery.data.sources.resolve import open_source
+from distillery.data.sources.stamp import source_stamp
 from distillery.errors import DataError
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
-    """Return what the prepared files depend on."""
+    """Return what the prepared files depend on, the files of the dataset among it."""
     return {
         "data": to_dict(config.data),
+        "source": source_stamp(config.data.dataset),
         "image_size": config.image_size,
         "channels": config.channels,
     }
