@@ -67,6 +67,8 @@ def stored_job(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | Non
         JobError: If the folder holds another job, or files that are not ours.
     """
     path = folder / JOB_FILE
+    if folder.exists() and not folder.is_dir():
+        raise JobError(f"{folder} is a file: name a new folder with --out, nothing was changed")
     if not path.exists():
         if folder.exists() and any(not p.name.startswith(".") for p in folder.iterdir()):
             raise JobError(

@@ -123,21 +123,31 @@ def run_stage(
             return Finished(stage.name, final, read_json(final / RECORD), True)
         partial = root / f"{final.name}.partial"
         partial.mkdir(exist_ok=True)
-        started = time.monotonic()
-        context = Context(
-            config,
-            partial,
-            {name: inputs[name].folder for name in stage.reads},
-            on_progress,
-            job or {},
-            checkpoint_interval_s,
-        )
-        output = stage.run(context)
-        record = _record(stage, key, config, inputs, partial, output, time.monotonic() - started)
-        write_json(partial / RECORD, record)
+        if not (partial / RECORD).exists():  # else it was killed when all but the name was there
+            started = time.monotonic()
+            context = Context(
+                config,
+                partial,
+                {name: inputs[name].folder for name in stage.reads},
+                on_progress,
+                job or {},
+                checkpoint_interval_s,
+            )
+            output, seconds = stage.run(context), time.monotonic() - started
+            record = _record(stage, key, config, inputs, partial, output, seconds)
+            write_json(partial / RECORD, record)
+        # Only now: until the record is there, a killed run goes on from its checkpoints
+        for path in partial.iterdir():
+            if _is_temporary(path):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         os.rename(partial, final)
         sync_folder(root)
-    return Finished(stage.name, final, record, False)
+    return Finished(stage.name, final, read_json(final / RECORD), False)
+
+
+def _is_temporary(path: Path) -> bool:
+    """Say whether an entry of a stage's folder is needed on the way only."""
+    return path.name.startswith((".", "checkpoint-"))
 
 
 class _locked:  # noqa: N801  (reads as a statement)
@@ -162,12 +172,11 @@ def _record(
     stage: Stage, key: str, config: DistillConfig, inputs: Mapping[str, Finished], folder: Path,
     output: StageOutput, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
-    """Remove what was needed on the way, and return the stage's record."""
-    for path in folder.iterdir():
-        if path.name.startswith((".", "checkpoint-")):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    files = {name: digest_file(folder / name) for name in names if name != RECORD}
+    """Return the stage's record: what it came from, and the digests of what it wrote."""
+    kept = [path for path in folder.iterdir() if not _is_temporary(path)]
+    below = [path for top in kept for path in (top.rglob("*") if top.is_dir() else [top])]
+    names = sorted(str(path.relative_to(folder)) for path in below if path.is_file())
+    files = {name: digest_file(folder / name) for name in names}
     facts = dict(output.facts)
     return {
         "name": stage.name,
