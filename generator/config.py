@@ -16,7 +16,7 @@ from distillery.data.config import DataConfig
 from distillery.errors import ConfigError
 from distillery.evaluation.config import EvaluateConfig
 from finetune.config import FinetuneConfig, PretrainConfig
-from robust.config import ProxyConfig, RefineConfig, SelectConfig
+from robust.config import ProxyConfig, RefineConfig, SelectConfig, check_counts
 
 MAX_IMAGES_PER_CLASS = 1000
 
@@ -58,6 +58,14 @@ class GenerateConfig:
     nothing is asked.
     """
 
+    def __post_init__(self) -> None:
+        """Refuse values that nothing can be sampled with."""
+        check_counts("generate", self, "num_steps", "batch_size", "oversample")
+        for name in ("guidance_scale", "fidelity_floor"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 100:
+                raise ConfigError(f"generate.{name} must be 0 or more, got {value}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelConfig:
@@ -66,7 +74,13 @@ class LabelConfig:
     enabled: bool = True
     """Add the teacher's logits to the bundle; hard and soft results are reported apart."""
     num_steps: int = 400
-    """Training steps of the teacher on the train split."""
+    """Training steps of the job's own teacher on the train split."""
+    teacher: str = "own"
+    """`own`, or a transformers image classifier (folder or Hub id) that knows the classes."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no teacher can use."""
+        check_counts("label", self, "num_steps")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +120,12 @@ class DistillConfig:
                 f"images per class (--ipc) must be 1 to {MAX_IMAGES_PER_CLASS}, "
                 f"got {self.images_per_class}"
             )
+        if self.channels not in (None, 1, 3):
+            raise ConfigError(f"channels must be 1 (gray) or 3 (colour), got {self.channels}")
+        if self.image_size is not None and not 8 <= self.image_size <= 1024:
+            raise ConfigError(f"image_size must be 8 to 1024 pixels, got {self.image_size}")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ConfigError(f"num_threads (--threads) must be 1 or more, got {self.num_threads}")
         if self.device not in (None, "cpu", "cuda"):
             raise ConfigError(f"device must be cpu or cuda, got {self.device!r}")
 

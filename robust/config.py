@@ -41,6 +41,8 @@ class SelectConfig:
 
     method: Literal["greedy_cvar", "random"] = "greedy_cvar"
     """`greedy_cvar`: cover the real samples, their worst clusters too; `random`: the first."""
+    features: str = "proxy"
+    """What images are compared by: `proxy`, or a transformers vision model (folder or Hub id)."""
     tail_fraction: float = 0.2
     """Share of the worst-covered real samples of a cluster."""
     cvar_weight: float = 1.0
@@ -90,7 +92,8 @@ def _check_tail(tail_fraction: float) -> None:
 
 
 def check_counts(part: str, config: object, *names: str) -> None:
-    """Raise ConfigError unless these fields of a part of the configuration are 1 or more."""
+    """Raise ConfigError unless these fields of a part of a job are 1 or more, or left open."""
     for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{part}.{name} must be 1 or more, got {getattr(config, name)}")
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{part}.{name} must be 1 or more, got {value}")
