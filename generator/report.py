@@ -23,6 +23,11 @@ EFFECTS = (
     ("the whole, against class means", "class_mean", "ours"),
 )
 """(what, set without, set with) of each comparison that the report draws."""
+FALLBACK_NAMES = {
+    "plain_dit": "selected real images, against plain samples of the base",
+    "real_refined": "the selection of real images, against a random one refined alike",
+}
+"""What the comparisons with these sets show where real images took the place of samples."""
 
 
 def build_report(context: Context) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def build_report(context: Context) -> dict[str, Any]:
         "decisions": list(context.job.get("decisions", [])),
         "warnings": [*context.job.get("warnings", []), *_stage_warnings(context)],
         "stages": list(context.job.get("stages", [])),
-        "stage_effects": stage_effects(results),
+        "stage_effects": stage_effects(results, is_fallback=score["fallback"]),
         "protocol": _protocol(context),
         "results": {
             "hard": [row for row in results["hard"] if row["name"] != "full_data"],
@@ -99,11 +104,17 @@ def _stage_warnings(context: Context) -> list[str]:
     return found
 
 
-def stage_effects(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what each stage gained in accuracy, and whether that is more than noise."""
+def stage_effects(results: dict[str, Any], *, is_fallback: bool = False) -> list[dict[str, Any]]:
+    """Return what each stage gained in accuracy, and whether that is more than noise.
+
+    Args:
+        results: Rows of the evaluation, `hard` and `soft`.
+        is_fallback: Whether real images took the place of samples that were not faithful.
+    """
     rows = {row["name"]: row for row in results["hard"]}
+    names = FALLBACK_NAMES if is_fallback else {}
     effects = [
-        _effect(what, rows[without], rows[with_], without, with_)
+        _effect(names.get(without, what), rows[without], rows[with_], without, with_)
         for what, without, with_ in EFFECTS
         if without in rows and with_ in rows
     ]
