@@ -20,6 +20,7 @@ from generator.bases import describe_mapping
 from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_values
+from generator.vision import check_vision_models
 
 PRESETS = ("default", "smoke")
 MINIMAX_PRESETS = ("default", "reference", "printed")
@@ -68,7 +69,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     Raises:
         ConfigError: If a field is unknown or out of range.
         DataError: If the dataset cannot be read, or has too few images for the request.
-        ModelError: If the base is not there, or has rows for fewer classes than the dataset.
+        ModelError: If a model is not there, or a base has rows for too few classes.
     """
     asked = from_dict(request)  # refuses unknown fields and wrong types before any work
     preset, minimax = request.get("preset", "default"), _minimax_preset(request)
@@ -98,6 +99,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     values = merge(values, request)
     values = merge(values, {"base": {"reference": choice.reference, "revision": choice.revision}})
     config = from_dict(values)
+    check_vision_models(config, look.class_names)
     decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
     return Plan(config, decisions, _warnings(look, choice), look, choice.licence)
 

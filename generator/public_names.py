@@ -19,4 +19,6 @@ def public_config(values: dict[str, Any]) -> dict[str, Any]:
     return values | {
         "data": values["data"] | {"dataset": public_name(values["data"]["dataset"])},
         "base": values["base"] | {"reference": public_name(values["base"]["reference"])},
+        "select": values["select"] | {"features": public_name(values["select"]["features"])},
+        "label": values["label"] | {"teacher": public_name(values["label"]["teacher"])},
     }

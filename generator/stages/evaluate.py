@@ -75,8 +75,12 @@ def _ours(context: Context, *, soft: bool) -> MakeSet:
 
 def _stored(path_arrays: dict) -> MakeSet:
     """Return a set that an earlier stage wrote."""
-    stored = ImageSet(path_arrays["images"], path_arrays["labels"])
-    return lambda _: stored
+    return _always(ImageSet(path_arrays["images"], path_arrays["labels"]))
+
+
+def _always(image_set: ImageSet) -> MakeSet:
+    """Return the same set for every student."""
+    return lambda _: image_set
 
 
 def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
@@ -91,7 +95,7 @@ def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     yield "random_real", lambda draw: random_real(reals, config, draw)
     proxy = reals.load_classifier(context.inputs["score"] / PROXY, config.proxy.network)
     for name, image_set in real_selections(reals, proxy, config).items():
-        yield name, (lambda _, s=image_set: s)
+        yield name, _always(image_set)
     if config.refine.enabled:
         yield "real_refined", _stored(_refined_real(context, reals))
     if config.evaluate.full_data:

@@ -1,8 +1,13 @@
-"""Stage label: soft labels of the result, from a teacher trained on the real train split."""
+"""Stage label: soft labels of the result, from a teacher.
+
+The teacher is trained here on the real train split, or is a vision model that the user names.
+"""
 
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import (
@@ -15,9 +20,11 @@ from distillery.progress import Progress
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
+from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import machine_settings, open_reals, save_classifier
+from generator.stages.common import Reals, machine_settings, open_reals, save_classifier
 from generator.stages.refine import REFINED
+from generator.vision import OWN_TEACHER, load_vision_model, teacher_columns
 
 LOGITS, TEACHER = "logits.safetensors", "teacher.safetensors"
 
@@ -35,10 +42,40 @@ def settings(config: DistillConfig) -> dict[str, Any]:
 
 
 def run(context: Context) -> StageOutput:
-    """Train the teacher and label the images, or say that there are hard labels only."""
+    """Label the images, or say that there are hard labels only."""
     if not context.config.label.enabled:
         return StageOutput("switched off: the bundle has hard labels only", {"enabled": False})
-    reals, config = open_reals(context), context.config
+    reals = open_reals(context)
+    images = read_tensors(context.inputs["refine"] / REFINED)[0]["images"]
+    is_own = context.config.label.teacher == OWN_TEACHER
+    logits, reached = (_own_logits if is_own else _named_logits)(context, reals, images)
+    write_tensors(context.folder / LOGITS, {"logits": logits.numpy().astype(np.float16)})
+    name = "teacher" if is_own else f"teacher {public_name(context.config.label.teacher)}"
+    return StageOutput(
+        f"{name} labels {100 * reached:.1f} % of validation rightly",
+        {"enabled": True, "teacher_accuracy": reached},
+    )
+
+
+def _named_logits(context: Context, reals: Reals, images: np.ndarray) -> tuple[Tensor, float]:
+    """Return logits (N, K) of the teacher that the user named, and its validation accuracy."""
+    config = context.config
+    teacher = load_vision_model(
+        config.label.teacher, allow_download=config.base.allow_download, device=reals.device
+    )
+    columns = teacher_columns(config.label.teacher, teacher.id2label, reals.dataset.class_names)
+
+    def logits_of(raw: np.ndarray) -> Tensor:
+        return teacher.logits(torch.from_numpy(raw)).cpu()[:, columns]
+
+    validation, labels = reals.dataset.split("validation")
+    right = logits_of(validation).argmax(1) == torch.from_numpy(labels)
+    return logits_of(images), float(right.double().mean())
+
+
+def _own_logits(context: Context, reals: Reals, images: np.ndarray) -> tuple[Tensor, float]:
+    """Return logits (N, K) of a teacher trained on the train split, and its accuracy."""
+    config = context.config
     recipe = StudentConfig(
         network=config.proxy.network,
         num_steps=config.label.num_steps,
@@ -46,24 +83,18 @@ def run(context: Context) -> StageOutput:
         augmentation=config.evaluate.student.augmentation,
     )
     seed = derive_seed(config.seed, "teacher")
-    images, labels = reals.split("train")
+    train_images, labels = reals.split("train")
     teacher = reals.new_classifier(recipe.network, seed)
     train_classifier(
-        teacher, images, cross_entropy_objective(labels), recipe, seed=seed,
+        teacher, train_images, cross_entropy_objective(labels), recipe, seed=seed,
         background=reals.normalisation.background(),
         on_step=lambda step: context.on_progress(
             Progress("label", step, recipe.num_steps, "training the teacher")
         ),
     )  # fmt: skip
     save_classifier(context.folder / TEACHER, teacher)
-    arrays, _ = read_tensors(context.inputs["refine"] / REFINED)
-    logits = predict_logits(teacher, reals.normalised(arrays["images"])).cpu().numpy()
-    write_tensors(context.folder / LOGITS, {"logits": logits.astype(np.float16)})
-    reached = accuracy(teacher, *reals.split("validation"))
-    return StageOutput(
-        f"teacher labels {100 * reached:.1f} % of validation rightly",
-        {"enabled": True, "teacher_accuracy": reached},
-    )
+    logits = predict_logits(teacher, reals.normalised(images)).cpu()
+    return logits, accuracy(teacher, *reals.split("validation"))
 
 
 STAGE = Stage("label", 1, ("prepare", "refine"), settings, run)

@@ -4,6 +4,7 @@ Where the generator's samples are not faithful, selected real images take their 
 proxy is not sound, it selects nothing: the first candidates of each class are taken, and said so.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,24 @@ from torch import Tensor
 
 from distillery.evaluation.training import inference_batch, predict_logits
 from distillery.models.classifiers import Classifier
+from distillery.models.features import normalise_features
 from distillery.progress import Progress
 from distillery.seeds import derive_seed, numpy_rng
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.noise import noise_seed
+from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals, save_classifier
 from generator.stages.generate import POOL
+from generator.vision import OWN_FEATURES, load_vision_model
 from robust.clusters import cluster_within_classes
 from robust.proxy import Proxy, train_proxy
 from robust.scoring import SCORE_NAMES, candidate_scores
 from robust.selection import greedy_cvar
 
+Features = Callable[[np.ndarray], Tensor]
+"""Raw images (N, C, H, W) -> features of length one (N, D), on the CPU."""
 CHOSEN, CLUSTERS, PROXY = "chosen.safetensors", "clusters.safetensors", "proxy.safetensors"
 
 
@@ -61,7 +67,10 @@ def run(context: Context) -> StageOutput:
     fallback = not generated["is_faithful"]
     candidates = real_candidates(context, reals) if fallback else _pool(context)
     scores = _scores(reals, proxy, candidates)
-    chosen, cluster_ids = choose(context.config, reals, proxy, candidates, clusters)
+    features = selection_features(context, reals, proxy)
+    chosen, cluster_ids = choose(
+        context.config, reals, features, candidates, clusters, is_sound=_selects(context, proxy)
+    )
     write_tensors(
         context.folder / CHOSEN,
         {
@@ -90,9 +99,16 @@ def _summary(context: Context, proxy: Proxy, fallback: bool) -> str:
             f"samples were not faithful ({100 * generated['fidelity']:.1f} % < "
             f"{100 * generated['floor']:.0f} %), so real images are chosen instead; "
         )
-    if not proxy.is_sound:
+    if not _selects(context, proxy):
         return text + "that is below its floor, so it selects nothing: the first of each class stay"
-    return text + f"{context.config.images_per_class} a class by {context.config.select.method}"
+    select = context.config.select
+    by = "" if select.features == OWN_FEATURES else f" on {public_name(select.features)}"
+    return text + f"{context.config.images_per_class} a class by {select.method}{by}"
+
+
+def _selects(context: Context, proxy: Proxy) -> bool:
+    """Say whether the features are worth selecting by; a named vision model's always are."""
+    return proxy.is_sound or context.config.select.features != OWN_FEATURES
 
 
 def real_clusters(context: Context, reals: Reals) -> np.ndarray:
@@ -166,22 +182,34 @@ def unit_features(network: Classifier, images: Tensor) -> Tensor:
     return torch.nn.functional.normalize(features)
 
 
+def selection_features(context: Context, reals: Reals, proxy: Proxy) -> Features:
+    """Return what the selection compares images by: the proxy's features, or a named model's."""
+    config = context.config
+    if config.select.features == OWN_FEATURES:
+        return lambda images: unit_features(proxy.network, reals.normalised(images))
+    model = load_vision_model(
+        config.select.features, allow_download=config.base.allow_download, device=reals.device
+    )
+    return lambda images: normalise_features(model(torch.from_numpy(images))).cpu()
+
+
 def choose(
-    config: DistillConfig, reals: Reals, proxy: Proxy, candidates: Candidates, clusters: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    config: DistillConfig, reals: Reals, features_of: Features, candidates: Candidates,
+    clusters: np.ndarray, *, is_sound: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return indices of the chosen candidates, class by class, and the cluster each stands for."""
-    features = unit_features(proxy.network, reals.normalised(candidates.images))
-    real_images, real_labels = reals.split("train")
-    real_features, real_labels = unit_features(proxy.network, real_images), real_labels.cpu()
+    features = features_of(candidates.images)
+    real_images, real_labels = reals.dataset.split("train")
+    real_features = features_of(real_images)
     chosen, stands_for = [], []
     for label in range(reals.num_classes):
         own = np.flatnonzero(candidates.labels == label)
-        members = np.flatnonzero(real_labels.numpy() == label)
+        members = np.flatnonzero(real_labels == label)
         rng = numpy_rng(config.seed, "select-reals", label)
         members = np.sort(rng.permutation(members)[: config.select.max_reals_per_class])
         mine, real = features[own], real_features[members]
         local = torch.from_numpy(clusters[members]) - label * config.proxy.num_clusters
-        if proxy.is_sound and config.select.method == "greedy_cvar":
+        if is_sound and config.select.method == "greedy_cvar":
             picks = greedy_cvar(
                 mine, real, local, config.images_per_class,
                 num_clusters=config.proxy.num_clusters,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diffusers import DiTPipeline
-from generator_helpers import facts, plan_of, run, write_dataset, write_pipeline
+from latent_helpers import facts, plan_of, run, write_dataset, write_pipeline
 
 import distillery
 from distillery.errors import ConfigError, JobError, ModelError
