@@ -18,6 +18,9 @@ import typer
 
 from distillery.errors import ConfigError
 
+MAX_THREADS = 256
+"""More than that kills the process where the system gives no more threads."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestOptions:
@@ -147,10 +150,9 @@ def request_of(options: RequestOptions) -> dict[str, Any]:
     for text in options.set_ or ():
         path, value = _assignment(text)
         _put(request, path, value)
-    if request.get("num_threads", 1) in (0, False) or str(request.get("num_threads")).startswith(
-        "-"
-    ):
-        raise ConfigError(f"--threads must be 1 or more, got {request['num_threads']}")
+    threads = request.get("num_threads")
+    if isinstance(threads, int) and not 1 <= threads <= MAX_THREADS:
+        raise ConfigError(f"--threads must be 1 to {MAX_THREADS}, got {threads}")
     return request
 
 
