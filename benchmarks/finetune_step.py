@@ -77,14 +77,14 @@ def random_latents(config: dict[str, Any], num_items: int = 200) -> LatentSource
 
 
 def our_step(
-    case: dict[str, Any], device: torch.device, *, fast: bool = True
+    case: dict[str, Any], device: torch.device, *, fast: bool = True, precision: str = "no"
 ) -> Callable[[], None]:
     """Return the whole step, with its memories already full."""
     config = FinetuneConfig(batch_size=case["batch_size"])
     transformer = build_transformer(case["transformer"]).to(device)
     latents = random_latents(case["transformer"])
     labels = torch.arange(len(latents)) % NUM_CLASSES
-    processes = Processes("no", device, config.batch_size)
+    processes = Processes(precision, device, config.batch_size)
     null_row = case["transformer"]["num_embeds_ada_norm"]
     batches = Batches(latents, labels, torch.arange(NUM_CLASSES), null_row, 1000, config, 0)
     dim = batches.draw(0, processes).x0[0].numel()

@@ -77,13 +77,16 @@ def _forward(linear: nn.Linear, x: Tensor) -> Tensor:
 
 @contextmanager
 def fast_linears(model: nn.Module) -> Iterator[None]:
-    """Send every linear layer of `model` through `product` inside the `with` block."""
-    layers = [module for module in model.modules() if type(module) is nn.Linear]
-    if _has_onednn():
-        for layer in layers:
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+    """Send every linear layer of `model` through `product` inside the `with` block.
+
+    Blocks may be nested: the fidelity check of a training run samples, and both use this.
+    """
+    linears = [module for module in model.modules() if type(module) is nn.Linear]
+    layers = [layer for layer in linears if _has_onednn() and "forward" not in layer.__dict__]
+    for layer in layers:
+        layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
     try:
         yield
     finally:
         for layer in layers:
-            layer.__dict__.pop("forward", None)
+            layer.__dict__.pop("forward")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distillery.models.base import DiffusionBase
 from distillery.models.diffusion import split_eps
 from distillery.models.dit import denoise
+from finetune.linear import fast_linears
 from generator.noise import initial_noise
 
 SamplerName = Literal["dpm-solver++", "ddim"]
@@ -120,8 +121,8 @@ def sample_latents(
     device = next(transformer.parameters()).device
     scheduler = make_scheduler(sampler, alphas_cumprod.cpu(), num_steps)
     latents, rows = noise.to(device) * float(scheduler.init_noise_sigma), rows.to(device)
-    for timestep in scheduler.timesteps:  # on the CPU: the host never waits for the device
-        with autocast(device, precision):
+    with fast_linears(transformer), autocast(device, precision):
+        for timestep in scheduler.timesteps:  # on the CPU: the host never waits for the device
             eps = guided_eps(
                 transformer,
                 latents,
@@ -130,9 +131,9 @@ def sample_latents(
                 null_row=null_row,
                 guidance_scale=guidance_scale,
             )
-        latents = scheduler.step(eps.float(), timestep, latents).prev_sample
-        if on_step is not None:
-            on_step()
+            latents = scheduler.step(eps.float(), timestep, latents).prev_sample
+            if on_step is not None:
+                on_step()
     return latents
 
 

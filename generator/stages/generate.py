@@ -167,4 +167,4 @@ def _fidelity(context: Context, pool: dict[str, np.ndarray]) -> float:
     return accuracy(judge, reals.normalised(pool["images"]), labels)
 
 
-STAGE = Stage("generate", 1, ("prepare", "base", "finetune"), settings, run)
+STAGE = Stage("generate", 2, ("prepare", "base", "finetune"), settings, run)

@@ -70,3 +70,14 @@ def test_the_model_is_put_back_even_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="stop"), fast_linears(layer):
         raise RuntimeError("stop")
     assert "forward" not in layer.__dict__
+
+
+def test_blocks_may_be_nested() -> None:
+    """The fidelity check of a training run samples inside the trainer's own block."""
+    layer = nn.Linear(4, 3)
+    with fast_linears(layer):
+        outer = layer.forward
+        with fast_linears(layer):
+            pass
+        assert layer.forward is outer
+    assert "forward" not in layer.__dict__
