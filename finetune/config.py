@@ -85,8 +85,9 @@ class FinetuneConfig:
 def with_preset(config: FinetuneConfig, preset: MinimaxPreset, kind: BaseKind) -> FinetuneConfig:
     """Return `config` with the minimax values of a named preset for this kind of base.
 
-    `reference` is the released code, `printed` the paper to the letter, `default` ours: stronger
-    diversity for small pixel bases, the published weights for latent DiTs.
+    `reference` is the released code, `printed` the paper to the letter, `default` ours: the
+    published weights for latent DiTs; ten times the diversity for small pixel bases, where it needs
+    a lower `max_timestep` (at 970 it tore the samples apart: docs/method.md).
     """
     if preset == "reference":
         return replace(
@@ -104,6 +105,6 @@ def with_preset(config: FinetuneConfig, preset: MinimaxPreset, kind: BaseKind) -
         return replace(
             config, preset=preset, representativeness_weight=0.002,
             diversity_weight=0.08 if kind == "pixel" else 0.008, reduction="per_sample",
-            prediction="x0", max_timestep=970, ema_decay=None, variance_loss=False,
+            prediction="x0", max_timestep=900 if kind == "pixel" else 970, ema_decay=None, variance_loss=False,
         )  # fmt: skip
     raise ConfigError(f"minimax preset must be default, reference or printed, got {preset!r}")
