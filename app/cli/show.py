@@ -25,7 +25,6 @@ MAX_CLASSES = 20
 """Rows of the class table and the grid."""
 MAX_SIDE = 16
 """Pixels of an image in the grid; larger ones are scaled down."""
-NAME_WIDTH = 12
 
 
 def show_verb(
@@ -117,20 +116,24 @@ def class_table(data: "DistilledDataset", limit: int) -> "Table":
 
 
 def _print_grid(console: "Console", data: "DistilledDataset", limit: int) -> None:
-    """Print one row of images a class, as many as fit the width."""
+    """Print the images of each class under its name; several classes a line where they are few."""
+    from rich.cells import set_cell_size
     from rich.text import Text
 
     side = min(MAX_SIDE, data.images.shape[-1])
-    fitting = max(1, (console.width - NAME_WIDTH - 1) // (side + 1))
-    columns = min(data.images_per_class, fitting)
-    for label in range(min(limit, len(data.classes))):
-        first = label * data.images_per_class
-        lines = grid_lines([small(data.images[first + i], side) for i in range(columns)])
-        name = clean(data.classes[label])[: NAME_WIDTH - 1]
-        for number, line in enumerate(lines):
-            prefix = Text(f"{name if number == 0 else '':{NAME_WIDTH}}")
-            console.print(prefix + line, no_wrap=True, crop=True)
-        console.print()
+    columns = min(data.images_per_class, max(1, console.width // (side + 1)))
+    block = columns * (side + 1)
+    shown = min(limit, len(data.classes))
+    per_line = max(1, console.width // block)
+    for start in range(0, shown, per_line):
+        labels = range(start, min(start + per_line, shown))
+        names = [set_cell_size(clean(data.classes[label]), block - 1) + " " for label in labels]
+        console.print(Text("".join(names), style="bold"), no_wrap=True, crop=True)
+        own = [label * data.images_per_class + rank for label in labels for rank in range(columns)]
+        for line in grid_lines([small(data.images[index], side) for index in own]):
+            console.print(line, no_wrap=True, crop=True)
+    if columns < data.images_per_class:
+        console.print(f"{columns} of {data.images_per_class} images of each class are shown")
 
 
 def small(image: np.ndarray, side: int) -> np.ndarray:
