@@ -4,7 +4,7 @@ In this order: a base already trained on the same data; a DiT pipeline that is h
 fetched) and fits the machine, for images that need one; a small pixel DiT pretrained at 8-32 px.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from finetune.config import BaseKind
 from generator.bases import base_facts
 from generator.config import DistillConfig
 from generator.public_names import public_name
-from generator.stage import RECORD, stage_key
+from generator.stage import RECORD, Finished, stage_key
+from generator.stages.base import STAGE as BASE
 from generator.stages.prepare import STAGE as PREPARE
 
 PUBLISHED = "facebook/DiT-XL-2-256"
@@ -52,7 +53,13 @@ class BaseChoice:
     """Configuration that comes with the base, such as how a cached one was pretrained."""
 
 
-def choose_base(asked: DistillConfig, survey: Any, *, machine: Machine, cache: Path) -> BaseChoice:
+Resolve = Callable[[BaseChoice], DistillConfig]
+"""The complete configuration that a job with this base would have."""
+
+
+def choose_base(
+    asked: DistillConfig, survey: Any, *, machine: Machine, cache: Path, resolve: Resolve
+) -> BaseChoice:
     """Return the base for a request.
 
     Args:
@@ -60,6 +67,7 @@ def choose_base(asked: DistillConfig, survey: Any, *, machine: Machine, cache: P
         survey: First look at the images, for their size.
         machine: Where the job will run.
         cache: Folder of shared stages.
+        resolve: Tells whether a base in the cache is the one that the job would use.
 
     Raises:
         ModelError: If a named base is not there.
@@ -69,7 +77,7 @@ def choose_base(asked: DistillConfig, survey: Any, *, machine: Machine, cache: P
     if reference not in ("auto", "pixel"):
         return _named(asked, reference)
     if reference == "auto":
-        cached = _cached(asked, survey, size, cache)
+        cached = _cached(asked, survey, size, cache, resolve)
         if cached is not None:
             return cached
         published = _published(asked, survey, machine)
@@ -134,34 +142,33 @@ def _named(asked: DistillConfig, reference: str) -> BaseChoice:
     )  # fmt: skip
 
 
-def _cached(asked: DistillConfig, survey: Any, size: int, cache: Path) -> BaseChoice | None:
+def _cached(
+    asked: DistillConfig, survey: Any, size: int, cache: Path, resolve: Resolve
+) -> BaseChoice | None:
     """Return the longest-trained base of the same prepared data, if one is in the cache."""
     channels = asked.channels or (1 if survey.gray else 3)
     key = stage_key(PREPARE, replace(asked, image_size=size, channels=channels), {})
     record = cache / f"prepare-{key[:16]}" / RECORD
     if not record.exists():
         return None
-    prepared = read_json(record)["digest"]
-    found = [read_json(path) for path in sorted(cache.glob(f"base-*/{RECORD}"))]
-    own = [
-        base
-        for base in found
-        if base["inputs"].get("prepare") == prepared
-        and base["settings"]["base"]["reference"] == "pixel"
-        and base["settings"]["base"]["pretrain"]["base_seed"] == asked.base.pretrain.base_seed
-    ]
-    if not own:
-        return None
-    best = max(own, key=lambda base: base["settings"]["base"]["pretrain"]["num_steps"])
-    pretrain = best["settings"]["base"]["pretrain"]
-    if asked.preset != "smoke" and pretrain["num_steps"] < 500:
-        return None  # what a smoke run left behind
-    return BaseChoice(
-        kind="pixel", reference="pixel", name=f"small pixel DiT at {size} px, from the cache",
-        reason=f"it was trained on the same images ({pretrain['num_steps']} steps)",
-        image_size=size, size_reason="what the cached base was trained at",
-        values={"base": {"pretrain": pretrain}},
-    )  # fmt: skip
+    prepared = Finished(PREPARE.name, record.parent, read_json(record), True)
+    found = [read_json(path)["settings"]["base"] for path in cache.glob(f"base-*/{RECORD}")]
+    own = [base["pretrain"] for base in found if base["reference"] == "pixel"]
+    own = [values for values in own if values["base_seed"] == asked.base.pretrain.base_seed]
+    for pretrain in sorted(own, key=lambda values: -values["num_steps"]):
+        if asked.preset != "smoke" and pretrain["num_steps"] < 500:
+            return None  # what a smoke run left behind
+        choice = BaseChoice(
+            kind="pixel", reference="pixel", name=f"small pixel DiT at {size} px, from the cache",
+            reason=f"it was trained on the same images ({pretrain['num_steps']} steps)",
+            image_size=size, size_reason="what the cached base was trained at",
+            values={"base": {"pretrain": pretrain}},
+        )  # fmt: skip
+        # the same data, and also threads, device, mirroring: all that its key holds
+        key = stage_key(BASE, resolve(choice), {PREPARE.name: prepared})
+        if (cache / f"{BASE.name}-{key[:16]}" / RECORD).exists():
+            return choice
+    return None
 
 
 def _published(asked: DistillConfig, survey: Any, machine: Machine) -> BaseChoice | None:

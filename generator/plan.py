@@ -72,7 +72,6 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
         ModelError: If a model is not there, or a base has rows for too few classes.
     """
     asked = from_dict(request)  # refuses unknown fields and wrong types before any work
-    preset, minimax = request.get("preset", "default"), _minimax_preset(request)
     ipc = asked.images_per_class
     look = look_at(asked.data)
     if ipc > look.smallest_class:
@@ -81,27 +80,38 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
             f"{len(look.class_names)} classes has only {look.smallest_class} training images: use "
             f"--ipc {max(1, look.smallest_class // 2)} or less"
         )
-    choice = choose_base(asked, look.survey, machine=machine, cache=cache)
+
+    def resolve(choice: BaseChoice) -> DistillConfig:
+        return _resolve(request, asked, look, choice, machine)
+
+    choice = choose_base(asked, look.survey, machine=machine, cache=cache, resolve=resolve)
+    config = resolve(choice)
+    check_vision_models(config, look.class_names)
+    decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
+    return Plan(config, decisions, _warnings(look, choice), look, choice.licence)
+
+
+def _resolve(
+    request: Mapping[str, Any], asked: DistillConfig, look: Look, choice: BaseChoice,
+    machine: Machine,
+) -> DistillConfig:  # fmt: skip
+    """Return the complete configuration of a request with this base."""
     situation = Situation(
         kind=choice.kind,
-        preset=preset,
-        minimax_preset=minimax,
+        preset=asked.preset,
+        minimax_preset=_minimax_preset(request),
         image_size=choice.image_size,
         channels=asked.channels or choice.channels or (1 if look.survey.gray else 3),
         num_classes=len(look.class_names),
         num_train=look.num_train,
-        images_per_class=ipc,
+        images_per_class=asked.images_per_class,
         num_threads=min(machine.num_cores, 8),
         device=_device(asked, machine),
         is_digits=asked.data.dataset == "digits",
     )
-    values = merge(default_values(situation), choice.values)
-    values = merge(values, request)
-    values = merge(values, {"base": {"reference": choice.reference, "revision": choice.revision}})
-    config = from_dict(values)
-    check_vision_models(config, look.class_names)
-    decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
-    return Plan(config, decisions, _warnings(look, choice), look, choice.licence)
+    values = merge(merge(default_values(situation), choice.values), request)
+    found = {"base": {"reference": choice.reference, "revision": choice.revision}}
+    return from_dict(merge(values, found))
 
 
 def _device(asked: DistillConfig, machine: Machine) -> str:
