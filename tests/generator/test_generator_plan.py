@@ -1,0 +1,169 @@
+"""Plans: from a request to a complete configuration, with reasons, or a sentence why not."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from generator_helpers import MACHINE, SmokeJob
+from PIL import Image
+
+from distillery.errors import ConfigError, DataError, ModelError
+from generator.config import from_dict, to_dict
+from generator.pipeline import STAGES
+from generator.plan import Plan, look_at, make_plan, merge
+from generator.stage import stage_key
+
+
+def plan(cache: Path, **request: Any) -> Plan:
+    return make_plan(request, cache=cache, machine=MACHINE)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of colour images, 14 and 20, of 40 x 50 pixels."""
+    rng = np.random.default_rng(0)
+    for name, count in (("cat", 14), ("dog", 20)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_an_empty_request_is_a_complete_job(cache: Path) -> None:
+    config = plan(cache).config
+    assert (config.data.dataset, config.images_per_class, config.image_size) == ("digits", 10, 8)
+    assert config.channels == 1 and config.horizontal_flip is False
+    assert config.base.reference == "pixel" and config.num_threads == 1
+    open_fields = {
+        "revision", "label_column", "ema_decay",
+    }  # fmt: skip
+
+    def unset(values: dict) -> set[str]:
+        found = {name for name, value in values.items() if value is None}
+        return found.union(*(unset(v) for v in values.values() if isinstance(v, dict)))
+
+    assert unset(to_dict(config)) <= open_fields  # everything that a stage needs is filled in
+    assert from_dict(to_dict(config)) == config
+
+
+def test_what_the_user_says_comes_before_every_default(cache: Path) -> None:
+    config = plan(
+        cache, generate={"guidance_scale": 2.5}, refine={"num_steps": 7}, num_threads=3,
+        finetune={"diversity_weight": 0.5, "num_steps": 9}, evaluate={"student": {"num_steps": 11}},
+    ).config  # fmt: skip
+    assert config.generate.guidance_scale == 2.5 and config.num_threads == 3
+    assert config.refine.num_steps == 7
+    assert config.finetune.diversity_weight == 0.5 and config.finetune.num_steps == 9
+    assert config.evaluate.student.num_steps == 11
+    assert config.evaluate.student.augmentation == "affine"  # its neighbours stay
+
+
+def test_smoke_is_smaller_in_every_stage_that_takes_long(cache: Path) -> None:
+    full, smoke = plan(cache).config, plan(cache, preset="smoke").config
+    for part in ("finetune", "generate", "proxy", "refine", "label"):
+        assert getattr(smoke, part).num_steps < getattr(full, part).num_steps, part
+    assert smoke.base.pretrain.num_steps < full.base.pretrain.num_steps
+    assert smoke.evaluate.num_seeds == 1
+
+
+def test_named_minimax_presets_bring_their_values(cache: Path) -> None:
+    reference = plan(cache, finetune={"preset": "reference"}).config.finetune
+    assert (reference.reduction, reference.ema_decay) == ("scalar", 0.9999)
+    printed = plan(cache, finetune={"preset": "printed"}).config.finetune
+    assert printed.prediction == "noisy_minus_eps"
+    with pytest.raises(ConfigError, match="finetune.preset must be one of default, reference"):
+        plan(cache, finetune={"preset": "papers"})
+
+
+def test_guidance_falls_as_images_per_class_rise_and_the_user_is_told(cache: Path) -> None:
+    scales = [plan(cache, images_per_class=n).config.generate.guidance_scale for n in (1, 10, 50)]
+    assert scales[0] > scales[1] > scales[2] >= 1.0
+    told = {d.what: d for d in plan(cache).decisions}
+    assert "this job has 10" in told["guidance scale"].reason
+    assert {"base model", "image size", "mirroring"} <= set(told)
+    asked = plan(cache, generate={"guidance_scale": 2.0}, image_size=8, horizontal_flip=False)
+    assert {d.what for d in asked.decisions} == {"base model"}  # what was asked for needs no reason
+
+
+def test_a_folder_is_counted_and_its_images_shape_the_job(photos: Path, cache: Path) -> None:
+    made = plan(cache, data={"dataset": str(photos)}, images_per_class=3)
+    assert made.look.class_names == ("cat", "dog") and made.look.num_images == 34
+    assert made.look.smallest_class == int(14 * 0.8 * 0.9)
+    assert made.config.image_size == 32 and made.config.channels == 3
+    assert made.config.horizontal_flip is True
+    assert made.config.evaluate.student.augmentation == "dsa"
+
+
+def test_more_images_than_the_smallest_class_trains_on_are_refused(
+    photos: Path, cache: Path
+) -> None:
+    with pytest.raises(DataError, match=r"12 images per class .* of the 2 classes has only 10"):
+        plan(cache, data={"dataset": str(photos)}, images_per_class=12)
+
+
+def test_splits_that_are_there_are_counted_as_they_are(photos: Path) -> None:
+    (photos / "train").mkdir()
+    for name in ("cat", "dog"):
+        (photos / name).rename(photos / "train" / name)
+        (photos / "test" / name).mkdir(parents=True)
+        (photos / "train" / name / "0.png").rename(photos / "test" / name / "0.png")
+    look = look_at(from_dict({"data": {"dataset": str(photos)}}).data)
+    assert look.smallest_class == int(13 * 0.9)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "message"),
+    [
+        ({"data": {"dataset": "no/such/folder"}}, DataError, "no dataset"),
+        ({"base": {"reference": "no-such-base"}}, ModelError, "no base model 'no-such-base'"),
+        ({"device": "cuda"}, ConfigError, "torch sees no GPU"),
+        ({"imges_per_class": 3}, ConfigError, "did you mean 'images_per_class'"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_any_work(
+    cache: Path, request_: dict, kind: type, message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        make_plan(request_, cache=cache, machine=MACHINE)
+    assert not cache.exists()
+
+
+def test_merging_lays_fields_over_each_other() -> None:
+    values = {"a": {"b": 1, "c": 2}, "d": 3}
+    merged = merge(values, {"a": {"b": 9, "e": None}, "d": None, "f": {"g": 1}})
+    assert merged == {"a": {"b": 9, "c": 2, "e": None}, "d": 3, "f": {"g": 1}}
+    assert values == {"a": {"b": 1, "c": 2}, "d": 3}
+
+
+@pytest.mark.parametrize("changes", [{}, {"horizontal_flip": True}, {"num_threads": 2}])
+def test_a_base_that_the_plan_takes_from_the_cache_is_in_the_cache(
+    smoke: SmokeJob, changes: dict[str, Any]
+) -> None:
+    """Else the run would pretrain anew what the plan calls there and free of cost."""
+    request = {**smoke.job["request"], **changes, "base": {}}
+    made = make_plan(request, cache=smoke.cache, machine=MACHINE)
+    done = {stage.name: stage for stage in smoke.result.stages}
+    base = next(stage for stage in STAGES if stage.name == "base")
+    is_there = (smoke.cache / f"base-{stage_key(base, made.config, done)[:16]}").exists()
+    assert ("from the cache" in made.decisions[0].choice) == is_there
+    assert is_there == (changes == {})
+
+
+def test_a_cached_base_is_for_the_same_images_only(smoke: SmokeJob) -> None:
+    request = {**smoke.job["request"], "base": {}, "data": {"split_seed": 1}}
+    made = make_plan(request, cache=smoke.cache, machine=MACHINE)
+    assert "from the cache" not in made.decisions[0].choice
+
+
+def test_a_cached_base_of_another_seed_is_left_alone(smoke: SmokeJob) -> None:
+    request = {**smoke.job["request"], "base": {"pretrain": {"base_seed": 1}}}
+    made = make_plan(request, cache=smoke.cache, machine=MACHINE)
+    assert "from the cache" not in made.decisions[0].choice
+    assert made.config.base.pretrain.base_seed == 1
+
+
+def test_a_full_job_does_not_take_what_a_smoke_run_left_behind(smoke: SmokeJob) -> None:
+    made = make_plan({"num_threads": 1}, cache=smoke.cache, machine=MACHINE)
+    assert "from the cache" not in made.decisions[0].choice

@@ -1,0 +1,79 @@
+"""The report: signs and verdicts of what each stage gained, and no path of the maker's machine."""
+
+import pytest
+from generator_helpers import SmokeJob
+
+from distillery.bundle.read import read_bundle
+from distillery.files import read_json
+from generator.report import stage_effects
+
+
+def row(name: str, *runs: float) -> dict:
+    mean = sum(runs) / len(runs)
+    std = (sum((r - mean) ** 2 for r in runs) / (len(runs) - 1)) ** 0.5 if len(runs) > 1 else 0.0
+    return {"name": name, "accuracy": {"mean": mean, "std": std, "runs": list(runs)}}
+
+
+def test_a_gain_is_with_less_without() -> None:
+    hard = [row("ours", 0.90, 0.90), row("selected", 0.80, 0.80), row("plain_dit", 0.85, 0.85)]
+    effects = {e["stage"]: e for e in stage_effects({"hard": hard, "soft": []})}
+    assert set(effects) == {"fine-tuning and selection", "refinement"}
+    assert effects["refinement"]["gain"] == pytest.approx(0.10)
+    assert effects["refinement"]["verdict"].startswith("+10.0 points")
+    assert effects["refinement"]["verdict"].endswith("it helps")
+    assert effects["fine-tuning and selection"]["gain"] == pytest.approx(-0.05)
+    assert effects["fine-tuning and selection"]["verdict"].endswith("it hurts")
+    assert effects["refinement"]["compared"] == ["selected", "ours"]
+
+
+def test_the_error_is_that_of_a_difference_of_means_by_hand() -> None:
+    hard = [row("ours", 0.8, 0.9), row("selected", 0.7, 0.9)]
+    effect = stage_effects({"hard": hard, "soft": []})[0]
+    # variances 0.005 and 0.02, two runs each
+    assert effect["standard_error"] == pytest.approx((0.005 / 2 + 0.02 / 2) ** 0.5)
+    assert effect["verdict"].endswith("not shown to help")
+
+
+def test_one_student_proves_nothing() -> None:
+    effect = stage_effects({"hard": [row("ours", 0.9), row("selected", 0.1)], "soft": []})[0]
+    assert effect["verdict"].endswith("one student says nothing of the noise")
+
+
+def test_soft_labels_are_held_against_hard_ones() -> None:
+    results = {"hard": [row("ours", 0.8, 0.8)], "soft": [row("ours", 0.7, 0.7)]}
+    effect = stage_effects(results)[0]
+    assert effect["stage"] == "soft labels" and effect["gain"] == pytest.approx(-0.1)
+
+
+def test_a_fallback_does_not_credit_the_generator() -> None:
+    hard = [row(name, 0.8, 0.8) for name in ("ours", "selected", "plain_dit", "real_refined")]
+    named = {e["stage"] for e in stage_effects({"hard": hard, "soft": []}, is_fallback=True)}
+    assert not any("fine-tuning" in stage or "generated" in stage for stage in named)
+    assert "refinement" in named and len(named) == 3
+
+
+def test_the_report_of_a_job_tells_everything_it_promises(smoke: SmokeJob) -> None:
+    report = read_json(smoke.result.bundle / "report.json")
+    assert [stage["name"] for stage in report["stages"]] == [
+        "prepare", "base", "encode", "finetune", "generate", "score", "refine", "label", "evaluate",
+    ]  # fmt: skip
+    names = [found["name"] for found in report["results"]["hard"]]
+    assert names == [
+        "ours", "selected", "plain_dit", "random_real", "herding", "k_medoids", "real_refined",
+    ]  # fmt: skip
+    assert [found["name"] for found in report["results"]["soft"]] == ["ours"]
+    assert len(report["stage_effects"]) == 6
+    assert report["fallback"] is None
+    assert report["dataset"]["images_per_split"] == {"train": 997, "validation": 200, "test": 600}
+    assert report["curves"]["refine"]["loss"] and report["curves"]["finetune"]
+    assert (
+        read_bundle(smoke.result.bundle / "distilled.safetensors").metadata["start"] == "generated"
+    )
+
+
+def test_nothing_in_a_bundle_tells_where_it_was_made(smoke: SmokeJob) -> None:
+    for path in smoke.result.bundle.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert str(smoke.cache.parent).encode() not in content, path
+            assert b"/home/" not in content and b"/tmp/" not in content, path
