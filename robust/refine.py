@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distillery.checkpoint import Checkpoint
 from distillery.data.augment import AugmentConfig, apply_augmentation, draw_augmentation
 from distillery.errors import Cancelled, TrainingError
+from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import torch_rng
 from robust.clusters import assign_to_centres
@@ -56,7 +57,7 @@ class RefineResult:
 
 
 def matching_loss(
-    network: nn.Module,
+    network: Classifier,
     real: tuple[Tensor, Tensor],
     synthetic: tuple[Tensor, Tensor],
     *,
@@ -90,7 +91,7 @@ def refine(
     parameters: Tensor,
     labels: Tensor,
     reals: RealImages,
-    make_proxy: Callable[[int], nn.Module],
+    make_proxy: Callable[[int], Classifier],
     config: RefineConfig,
     *,
     decode: Decode,
@@ -123,7 +124,7 @@ def refine(
         TrainingError: If the objective stops being finite; the last checkpoint is kept.
     """
     state = _State.start(parameters, config, checkpoint)
-    proxy: nn.Module | None = None
+    proxy: Classifier | None = None
     proxy_number = -1
     for step in range(state.step, config.num_steps):
         if proxy is None or step // config.steps_per_proxy != proxy_number:
@@ -152,7 +153,7 @@ def cosine_decay(step: int, num_steps: int) -> float:
 
 
 def _refine_step(
-    state: "_State", labels: Tensor, reals: RealImages, proxy: nn.Module, config: RefineConfig, *,
+    state: "_State", labels: Tensor, reals: RealImages, proxy: Classifier, config: RefineConfig, *,
     decode: Decode, augmentation: AugmentConfig | None, num_classes: int,
     background: Tensor | float, seed: int, step: int,
 ) -> float:  # fmt: skip

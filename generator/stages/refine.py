@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from distillery.checkpoint import Checkpoint
 from distillery.evaluation.training import augmentation_of
 from distillery.files import write_json
+from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
@@ -85,12 +85,12 @@ def refine_images(
 
 def proxy_maker(
     reals: Reals, clusters: np.ndarray, config: DistillConfig, *, seed: int
-) -> Callable[[int], nn.Module]:
+) -> Callable[[int], Classifier]:
     """Return the function that trains the proxy of a number, from its own seed."""
     images, labels = reals.split("train")
     recipe = ProxyConfig(**{**to_dict(config.proxy), "num_steps": config.refine.proxy_steps})
 
-    def make(number: int) -> nn.Module:
+    def make(number: int) -> Classifier:
         proxy = train_proxy(
             images, labels, clusters, (images[:1], labels[:1]),
             num_classes=reals.num_classes, config=recipe,
