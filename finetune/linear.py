@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+SMALLEST_PRODUCT = 2**20
+"""Multiplications below which oneDNN's preparations cost more than it saves (measured here)."""
+
 
 @cache
 def _has_onednn() -> bool:
@@ -39,6 +42,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu" or not {x.dtype, weight.dtype} == {torch.float32}:
         return F.linear(x, weight, bias)
     if not _has_onednn() or torch.is_autocast_enabled("cpu"):
+        return F.linear(x, weight, bias)
+    if x.numel() * weight.shape[0] < SMALLEST_PRODUCT:
         return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 

@@ -161,4 +161,4 @@ def _train_judge(context: Context, reals: Reals) -> float:
     return accuracy(network, *reals.split("validation"))
 
 
-STAGE = Stage("base", 1, ("prepare",), settings, run, is_shared=True)
+STAGE = Stage("base", 2, ("prepare",), settings, run, is_shared=True)

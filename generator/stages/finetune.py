@@ -159,4 +159,4 @@ def _guard(
     return check
 
 
-STAGE = Stage("finetune", 1, ("prepare", "base", "encode"), settings, run, is_shared=True)
+STAGE = Stage("finetune", 2, ("prepare", "base", "encode"), settings, run, is_shared=True)

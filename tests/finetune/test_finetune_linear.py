@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from finetune import linear
 from finetune.linear import fast_linears, product
+
+
+@pytest.fixture(autouse=True)
+def even_small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of this file are too small to go through oneDNN otherwise."""
+    monkeypatch.setattr(linear, "SMALLEST_PRODUCT", 0)
 
 
 def tensors(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -81,3 +88,15 @@ def test_blocks_may_be_nested() -> None:
             pass
         assert layer.forward is outer
     assert "forward" not in layer.__dict__
+
+
+def test_small_products_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(linear, "SMALLEST_PRODUCT", 2 * 12 * 8)
+    monkeypatch.setattr(linear, "_has_onednn", lambda: True)
+    stand_in = lambda x, w, b, *_: calls.append(len(x)) or F.linear(x, w, b)  # noqa: E731
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", stand_in)
+    weight = torch.ones(8, 12)
+    product(torch.ones(1, 12), weight)
+    product(torch.ones(2, 12), weight)
+    assert calls == [2]
