@@ -6,6 +6,7 @@ dict is in the job folder and in the bundle's manifest, so that a bundle can be 
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -61,10 +62,10 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         """Refuse values that nothing can be sampled with."""
         check_counts("generate", self, "num_steps", "batch_size", "oversample")
-        for name in ("guidance_scale", "fidelity_floor"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 100:
-                raise ConfigError(f"generate.{name} must be 0 or more, got {value}")
+        if self.guidance_scale is not None and self.guidance_scale < 0:
+            raise ConfigError(f"guidance_scale must be 0 or more, got {self.guidance_scale}")
+        if not 0 <= self.fidelity_floor <= 1:
+            raise ConfigError(f"generate.fidelity_floor must be 0 to 1, got {self.fidelity_floor}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,4 +172,6 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if isinstance(value, bool) and bool not in allowed or not isinstance(value, allowed):
         names = " or ".join("nothing" if t is type(None) else t.__name__ for t in allowed)
         raise ConfigError(f"{name} must be {names}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} must be a finite number, got {value}")
     return value

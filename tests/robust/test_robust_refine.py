@@ -179,6 +179,22 @@ def test_classes_a_few_at_a_time_are_all_refined(reals: RealImages) -> None:
     assert len(together.losses) == len(one_by_one.losses) == 3
 
 
+def test_every_step_sees_other_real_images(reals: RealImages) -> None:
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[float] = []
+
+        def features(self, images: Tensor) -> Tensor:
+            if not images.requires_grad:  # the real ones
+                self.seen.append(float(images.sum()))
+            return images.flatten(1)
+
+    proxy = Noting()
+    run(reals, make_proxy=lambda _: proxy)
+    assert len(proxy.seen) == len(set(proxy.seen)) == CONFIG.num_steps
+
+
 def test_real_batches_are_of_the_class_and_without_replacement(reals: RealImages) -> None:
     images, labels = reals.draw(torch.tensor([1]), 30, torch.Generator().manual_seed(0))
     assert labels.tolist() == [1] * 30
