@@ -48,13 +48,13 @@ def write_dataset(path: Path, names: list[str], *, size: int, channels: int, cou
     return path
 
 
-def plan_of(request: Mapping[str, Any], cache: Path) -> Plan:
-    return make_plan(request, cache=cache, machine=MACHINE)
+def plan_of(request: Mapping[str, Any], cache: Path, machine: Machine = MACHINE) -> Plan:
+    return make_plan(request, cache=cache, machine=machine)
 
 
-def run(request: Mapping[str, Any], root: Path) -> JobResult:
+def run(request: Mapping[str, Any], root: Path, machine: Machine = MACHINE) -> JobResult:
     """Plan and run a job in `root/job`, sharing `root/cache`."""
-    plan = plan_of(request, root / "cache")
+    plan = plan_of(request, root / "cache", machine)
     job = start_job(root / "job", request, plan)
     return run_job(root / "job", job, cache=root / "cache", on_progress=ignore_progress)
 
