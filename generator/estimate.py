@@ -174,7 +174,7 @@ def memory_of(config: DistillConfig, look: "Look", base: BaseDescription) -> tup
     """Return peak bytes and what they are, by count of the largest things held at once."""
     assert config.image_size is not None and config.channels is not None
     image = config.channels * config.image_size**2
-    images = 2 * 4.0 * look.num_images * image  # float copies of splits and test views
+    images = 4.0 * look.num_images * image  # raw: splits, a copy of one, four views of the test
     if base.kind == "pixel":
         dit = base.transformer
         tokens = (config.image_size // int(dit["patch_size"])) ** 2

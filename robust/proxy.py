@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillery.data.normalise import Images
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import (
     Objective,
@@ -62,10 +63,10 @@ def robust_objective(
 
 
 def train_proxy(
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     cluster_ids: np.ndarray,
-    validation: tuple[Tensor, Tensor],
+    validation: tuple[Images, Tensor],
     *,
     num_classes: int,
     config: ProxyConfig,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from distillery.checkpoint import Checkpoint
 from distillery.data.augment import AugmentConfig, apply_augmentation, draw_augmentation
+from distillery.data.normalise import Images
 from distillery.errors import Cancelled, TrainingError
 from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
@@ -32,7 +33,7 @@ Decode = Callable[[Tensor], Tensor]
 class RealImages:
     """Normalised real images of the train split, (N, C, H, W), with labels (N,)."""
 
-    images: Tensor
+    images: Images
     labels: Tensor
 
     def draw(

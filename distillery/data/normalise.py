@@ -3,6 +3,7 @@
 Raw images are uint8 (N, C, H, W) in [0, 255]; normalised ones are float32.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,37 @@ class Normalisation:
         """Return the normalised value beyond the edge of an image, (C,)."""
         columns = zip(self.border, self.mean, self.std, strict=True)
         return torch.tensor([(border - mean) / std for border, mean, std in columns])
+
+
+class NormalisedImages:
+    """Raw images that are normalised as they are taken: a quarter of the memory of float32 ones.
+
+    Read like a tensor (N, C, H, W) of normalised images, as far as training and inference need it.
+    """
+
+    def __init__(self, raw: Tensor, normalisation: Normalisation) -> None:
+        """Hold uint8 images (N, C, H, W) on the device where they will be used."""
+        self.raw, self.shape, self.device = raw, raw.shape, raw.device
+        self._mean, self._std = normalisation._columns(raw)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.raw)
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Return the normalised images of some rows, float32."""
+        return self._normalised(self.raw[index])
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Yield all images in batches, as `torch.Tensor.split` returns them."""
+        return map(self._normalised, self.raw.split(size))
+
+    def _normalised(self, raw: Tensor) -> Tensor:
+        return (raw.float() / 255 - self._mean) / self._std
+
+
+Images = Tensor | NormalisedImages
+"""Normalised images (N, C, H, W) that can be indexed and split."""
 
 
 def measure_normalisation(images: np.ndarray) -> Normalisation:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from distillery.data.corruptions import standard_corruptions
-from distillery.data.normalise import Normalisation
+from distillery.data.normalise import Normalisation, NormalisedImages
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.groups import cluster_min, group_accuracies, test_groups
 from distillery.evaluation.training import (
@@ -52,7 +51,7 @@ class TestBench:
     num_groups: int
     num_classes: int
     normalisation: Normalisation
-    views: dict[str, Tensor] = field(repr=False)
+    views: dict[str, NormalisedImages] = field(repr=False)
     """Normalised test images: `clean` and each of `SHIFTS`."""
 
 
@@ -69,7 +68,7 @@ def build_bench(
     """Return the bench for raw test images (T, C, H, W) and labels (T,); students train there."""
     raw = {"clean": images} | (standard_corruptions(images) if shifts else {})
     views = {
-        name: normalisation.normalise(torch.from_numpy(view).to(device))
+        name: NormalisedImages(torch.from_numpy(view).to(device), normalisation)
         for name, view in raw.items()
     }
     groups = test_groups(images, num_groups=num_groups)
@@ -84,7 +83,7 @@ def judge(image_set: ImageSet, bench: TestBench, config: StudentConfig, *, seed:
         without test images) and `groups`, and the accuracy under each shift.
     """
     device = bench.views["clean"].device
-    images = bench.normalisation.normalise(torch.from_numpy(image_set.images).to(device))
+    images = NormalisedImages(torch.from_numpy(image_set.images).to(device), bench.normalisation)
     labels = torch.from_numpy(image_set.labels).to(device)
     network = build_classifier(
         config.network,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distillery.data.augment import AFFINE, DSA, AugmentConfig, augment
+from distillery.data.normalise import Images
 from distillery.errors import TrainingError
 from distillery.evaluation.config import StudentConfig
 from distillery.seeds import derive_seed
@@ -46,7 +47,7 @@ def batch_indices(num_images: int, batch_size: int, generator: torch.Generator) 
 
 def train_classifier(
     network: nn.Module,
-    images: Tensor,
+    images: Images,
     objective: Objective,
     config: StudentConfig,
     *,
@@ -75,7 +76,7 @@ def train_classifier(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     augmentation = augmentation_of(config)
     network.train()
-    loss = images.new_zeros(())
+    loss = torch.zeros(())
     for step in range(config.num_steps):
         indices = batch_indices(len(images), config.batch_size, generator).to(images.device)
         batch = images[indices]
@@ -102,13 +103,13 @@ def inference_batch(image_size: int) -> int:
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, images: Tensor) -> Tensor:
+def predict_logits(network: nn.Module, images: Images) -> Tensor:
     """Return the logits (N, K) of normalised images (N, C, H, W)."""
     batch_size = inference_batch(images.shape[-1])
     return torch.cat([network(part) for part in images.split(batch_size)])
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+def accuracy(network: nn.Module, images: Images, labels: Tensor) -> float:
     """Return the share of normalised images that `network` labels rightly, in [0, 1]."""
     return float((predict_logits(network, images).argmax(1) == labels).double().mean())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.data.dataset import Dataset
-from distillery.data.normalise import Normalisation, measure_normalisation
+from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
 from distillery.errors import ModelError
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.class_rows import ClassMapping, initialise_rows
@@ -39,14 +39,14 @@ class Reals:
     num_classes: int
     device: torch.device = torch.device("cpu")
 
-    def split(self, name: str) -> tuple[Tensor, Tensor]:
+    def split(self, name: str) -> tuple[NormalisedImages, Tensor]:
         """Return normalised images (N, C, H, W) and labels (N,) of a split, on the device."""
         images, labels = self.dataset.split(name)
         return self.normalised(images), torch.from_numpy(labels).to(self.device)
 
-    def normalised(self, images: np.ndarray) -> Tensor:
+    def normalised(self, images: np.ndarray) -> NormalisedImages:
         """Return raw uint8 images (N, C, H, W) as normalised ones on the device."""
-        return self.normalisation.normalise(torch.from_numpy(images).to(self.device))
+        return NormalisedImages(torch.from_numpy(images).to(self.device), self.normalisation)
 
     def new_classifier(self, name: str, seed: int) -> Classifier:
         """Return an untrained classifier of these images, on the device."""

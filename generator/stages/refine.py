@@ -66,7 +66,7 @@ def refine_images(
     """Return refined raw images and the objective at each step; for ours and for controls."""
     train_images, train_labels = reals.split("train")
     result: RefineResult = refine(
-        reals.normalised(images),
+        reals.normalised(images)[:],
         torch.from_numpy(labels).to(reals.device),
         RealImages(train_images, train_labels),
         proxy_maker(reals, clusters, config, seed=seed),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distillery.data.normalise import Images
 from distillery.evaluation.training import inference_batch, predict_logits
 from distillery.models.classifiers import Classifier
 from distillery.models.features import normalise_features
@@ -117,7 +118,9 @@ def real_clusters(context: Context, reals: Reals) -> np.ndarray:
     Larger images are seen at 32 px: k-means compares their colours and layout, not their texture.
     """
     images, labels = reals.split("train")
-    small = torch.nn.functional.adaptive_avg_pool2d(images, min(images.shape[-1], 32))
+    side = min(images.shape[-1], 32)
+    parts = images.split(inference_batch(images.shape[-1]))
+    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(part, side) for part in parts])
     return cluster_within_classes(
         small.flatten(1).cpu().numpy(),
         labels.cpu().numpy(),
@@ -174,7 +177,7 @@ def _scores(reals: Reals, proxy: Proxy, candidates: Candidates) -> np.ndarray:
     return candidate_scores(logits, torch.from_numpy(candidates.labels)).numpy()
 
 
-def unit_features(network: Classifier, images: Tensor) -> Tensor:
+def unit_features(network: Classifier, images: Images) -> Tensor:
     """Return L2-normalised features (N, D) of normalised images, on the CPU."""
     size = inference_batch(images.shape[-1])
     with torch.inference_mode():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillery.data.normalise import Normalisation, measure_normalisation
+from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
 
 GRAY = Normalisation(mean=(0.5,), std=(0.25,), border=(0.0,))
 
@@ -60,3 +60,12 @@ def test_values_beyond_raw_are_clamped_not_wrapped() -> None:
     assert GRAY.clamp(wild).flatten().tolist() == [-2.0, 2.0]  # (0 - 0.5) / 0.25, (1 - 0.5) / 0.25
     inside = torch.tensor([-1.9, 0.3]).reshape(1, 1, 1, 2)
     assert torch.equal(GRAY.clamp(inside), inside)
+
+
+def test_images_normalised_as_they_are_taken_equal_all_at_once() -> None:
+    raw = torch.arange(5 * 64).remainder(256).to(torch.uint8).reshape(5, 1, 8, 8)
+    images, whole = NormalisedImages(raw, GRAY), GRAY.normalise(raw)
+    assert len(images) == 5 and images.shape == whole.shape and images.device == whole.device
+    assert torch.equal(images[torch.tensor([3, 0])], whole[[3, 0]])
+    assert torch.equal(images[:2], whole[:2])
+    assert all(torch.equal(a, b) for a, b in zip(images.split(2), whole.split(2), strict=True))
