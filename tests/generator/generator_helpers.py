@@ -19,9 +19,9 @@ REQUEST: dict[str, Any] = {
     "num_threads": 1,
     "base": {
         "reference": "pixel",
-        "pretrain": {"num_steps": 8, "warmup_steps": 2, "batch_size": 8},
+        "pretrain": {"num_steps": 25, "warmup_steps": 2, "batch_size": 8},
     },
-    "finetune": {"num_steps": 4, "batch_size": 4, "guard_interval": 0},
+    "finetune": {"num_steps": 25, "batch_size": 12, "guard_interval": 0},
     "generate": {"num_steps": 2, "batch_size": 16, "guidance_scale": 1.0},
     "proxy": {"num_steps": 15, "network": NETWORK},
     "refine": {"num_steps": 6, "steps_per_proxy": 3, "proxy_steps": 4, "reals_per_class": 8},

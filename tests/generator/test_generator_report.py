@@ -61,7 +61,8 @@ def test_the_report_of_a_job_tells_everything_it_promises(smoke: SmokeJob) -> No
     assert names == [
         "ours", "selected", "plain_dit", "random_real", "herding", "k_medoids", "real_refined",
     ]  # fmt: skip
-    assert [found["name"] for found in report["results"]["soft"]] == ["ours"]
+    (soft,), hard = report["results"]["soft"], report["results"]["hard"][0]
+    assert soft["name"] == "ours" and soft["per_class"] != hard["per_class"]  # other students
     assert len(report["stage_effects"]) == 6
     assert report["fallback"] is None
     assert report["dataset"]["images_per_split"] == {"train": 997, "validation": 200, "test": 600}
