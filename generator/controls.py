@@ -13,8 +13,8 @@ from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress
 from distillery.seeds import derive_seed, numpy_rng
 from generator.config import DistillConfig
+from generator.refinement import refine_images
 from generator.stages.common import Reals
-from generator.stages.refine import refine_images
 from generator.stages.score import unit_features
 from robust.selection import herding, k_medoids, random_choice
 
@@ -80,8 +80,9 @@ def refined_control(
     on_progress: OnProgress,
 ) -> ImageSet:  # fmt: skip
     """Return a set of real images after the same refinement as ours, from the same seed."""
-    images, _ = refine_images(
+    refined = refine_images(
         start.images, start.labels, reals, clusters, config,
-        seed=derive_seed(config.seed, "refine"), checkpoint=None, on_progress=on_progress,
+        seed=derive_seed(config.seed, "refine"), checkpoint=lambda _: None,
+        on_progress=on_progress,
     )  # fmt: skip
-    return ImageSet(images, start.labels)
+    return ImageSet(refined.images, start.labels)

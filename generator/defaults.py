@@ -131,7 +131,7 @@ def _refine_values(images_per_class: int) -> dict[str, Any]:
     """Return how far images move: few images have to stand for much, so they move further."""
     if images_per_class > 3:
         return {}
-    return {"num_steps": 240, "learning_rate": 0.3, "steps_per_proxy": 24}
+    return {"num_steps": 240, "learning_rate": 0.3, "steps_per_proxy": 24, "num_attempts": 3}
 
 
 def _finetune_values(situation: Situation) -> dict[str, Any]:

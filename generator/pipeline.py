@@ -76,8 +76,17 @@ def stored_job(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | Non
                 "changed"
             )
         return None
-    job = read_json(path)
-    if job.get("schema") != JOB_SCHEMA or job["request_digest"] != request_digest(request):
+    try:
+        job = read_json(path)
+        known = job["schema"] == JOB_SCHEMA and isinstance(job["config"], dict)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise JobError(
+            f"{path} is not the record of a job of this version: name a new folder with --out, "
+            "nothing was changed"
+        )
+    if job["request_digest"] != request_digest(request):
         raise JobError(
             f"{folder} holds another job ({_describe(job.get('request', {}))}): name a new folder "
             "with --out, or repeat that job's options to continue it"

@@ -20,6 +20,7 @@ from generator.bases import describe_mapping
 from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_values
+from generator.limit import limit_evaluation
 from generator.vision import check_vision_models
 
 PRESETS = ("default", "smoke")
@@ -88,7 +89,8 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     config = resolve(choice)
     check_vision_models(config, look.class_names)
     decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
-    return Plan(config, decisions, _warnings(look, choice), look, choice.licence)
+    plan = Plan(config, decisions, _warnings(look, choice), look, choice.licence)
+    return limit_evaluation(plan, request)
 
 
 def _resolve(

@@ -116,7 +116,7 @@ def _proxy(config: DistillConfig, num_steps: int, speeds: Speeds) -> float:
 
 
 def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
-    """Return seconds of refining one set: proxies, then steps over real and synthetic images."""
+    """Return seconds of refining one set: proxies, steps over all images, scores of the sets."""
     refine = config.refine
     proxies = math.ceil(refine.num_steps / refine.steps_per_proxy)
     # real images run forward only, a third of a training step; synthetic ones back to the pixels
@@ -124,7 +124,11 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     steps = refine.num_steps * speeds.classifier.of(1) + refine.num_steps * (
         images * speeds.classifier.image_s
     )
-    return proxies * _proxy(config, refine.proxy_steps, speeds) + steps
+    attempt = proxies * _proxy(config, refine.proxy_steps, speeds) + steps
+    student = config.evaluate.student
+    batch = min(student.batch_size, num_classes * config.images_per_class)
+    score = refine.num_students * student.num_steps * speeds.classifier.of(batch)
+    return refine.num_attempts * (attempt + score) + score  # the start is scored too
 
 
 def _evaluate(config: DistillConfig, look: "Look", speeds: Speeds) -> float:

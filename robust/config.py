@@ -76,11 +76,15 @@ class RefineConfig:
     """Weight of matching each cluster's mean beside the class's mean; 0: class means alone."""
     classes_per_step: int = 20
     """Classes refined together; memory does not grow beyond them."""
+    num_attempts: int = 1
+    """Refinements with other proxies, of which the best on validation is kept."""
+    num_students: int = 2
+    """Students on validation whose mean loss is the score of a whole set."""
 
     def __post_init__(self) -> None:
         """Refuse values that no refinement can use."""
         names = ("num_steps", "reals_per_class", "steps_per_proxy", "proxy_steps")
-        check_counts("refine", self, *names, "classes_per_step")
+        check_counts("refine", self, *names, "classes_per_step", "num_attempts", "num_students")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"refine.learning_rate must be above 0, got {self.learning_rate}")
 

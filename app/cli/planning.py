@@ -35,12 +35,10 @@ def make(
     """
     from distillery.machine import probe
     from generator.estimate import estimate
-    from generator.limit import limit_evaluation
     from generator.plan import make_plan
 
     machine = probe()
     plan = make_plan(asked, cache=settings.cache, machine=machine)
-    plan = limit_evaluation(plan, asked)
     return plan, estimate(plan, machine, cache=settings.cache, folder=folder)
 
 

@@ -194,7 +194,7 @@ def test_requests_are_told_apart_by_content() -> None:
 CHANGES = {
     "seed": ({"seed": 1}, {"finetune", "generate", "score", "refine", "label", "evaluate"}),
     "student": (
-        {"evaluate": {"student": {"network": NETWORK, "num_steps": 9}}}, {"evaluate"},
+        {"evaluate": {"student": {"network": NETWORK, "num_steps": 9}}}, {"refine", "evaluate"},
     ),
     "images per class": ({"images_per_class": 1}, {"generate", "score", "evaluate"}),
     "guidance": ({"generate": {"guidance_scale": 2.0}}, {"generate"}),

@@ -1,0 +1,157 @@
+"""Refinement as a job does it: a few attempts, and the whole set that scores best is kept.
+
+The score of a set is the group-robust loss, on the validation split, of students trained on it
+(`robust.scoring.set_score`). The start takes part: a refinement that does not help is thrown away.
+The same code refines our images and the real control.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from distillery.checkpoint import Checkpoint
+from distillery.evaluation.training import (
+    augmentation_of,
+    cross_entropy_objective,
+    predict_logits,
+    train_classifier,
+)
+from distillery.models.classifiers import Classifier
+from distillery.progress import OnProgress, Progress
+from distillery.seeds import derive_seed
+from generator.config import DistillConfig
+from generator.stages.common import Reals
+from robust.clusters import cluster_within_classes
+from robust.proxy import train_proxy
+from robust.refine import RealImages, refine
+from robust.scoring import set_score
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """The set that was kept, and how it was chosen."""
+
+    images: np.ndarray
+    """Raw uint8, (N, C, H, W)."""
+    losses: list[float]
+    """Matching objective at each step of the attempt that was kept."""
+    scores: list[float]
+    """Score of the start, then of each attempt; lower is better."""
+    kept: int
+    """Number of the attempt that was kept; 0 is the start."""
+
+
+def refine_images(
+    images: np.ndarray, labels: np.ndarray, reals: Reals, clusters: np.ndarray,
+    config: DistillConfig, *, seed: int, checkpoint: Callable[[int], Checkpoint | None],
+    on_progress: OnProgress,
+) -> Refined:  # fmt: skip
+    """Return the best of the start and `config.refine.num_attempts` refinements of it.
+
+    Args:
+        images: Raw images to start from, (N, C, H, W).
+        labels: Their classes, (N,).
+        reals: The prepared dataset.
+        clusters: Cluster of each training image inside its class.
+        config: The job's.
+        seed: Of proxies, real batches and augmentation.
+        checkpoint: Number of an attempt -> where its state is kept, or None.
+        on_progress: Told of each step; may raise `Cancelled`.
+    """
+    score = set_scorer(reals, config)
+    sets, scores = [images], [score(images, labels)]
+    curves: list[list[float]] = [[]]
+    steps, total = config.refine.num_steps, config.refine.num_steps * config.refine.num_attempts
+    for attempt in range(1, config.refine.num_attempts + 1):
+        done = (attempt - 1) * steps
+
+        def tell(progress: Progress, done: int = done) -> None:
+            step = done + progress.step
+            on_progress(Progress("refine", step, total, progress.message, progress.metrics))
+
+        attempt_seed = derive_seed(seed, "attempt", attempt)
+        refined, losses = _attempt(
+            images, labels, reals, clusters, config,
+            seed=attempt_seed, checkpoint=checkpoint(attempt), on_progress=tell,
+        )  # fmt: skip
+        sets.append(refined)
+        curves.append(losses)
+        scores.append(score(refined, labels))
+    kept = int(np.argmin(scores))
+    return Refined(sets[kept], curves[kept], scores, kept)
+
+
+def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.ndarray], float]:
+    """Return the function that scores a whole set of raw images and labels; lower is better."""
+    validation, truth = reals.split("validation")
+    groups = cluster_within_classes(
+        validation[:].flatten(1).cpu().numpy(),
+        truth.cpu().numpy(),
+        clusters_per_class=config.proxy.num_clusters,
+        num_classes=reals.num_classes,
+        seed=derive_seed(config.seed, "validation-clusters"),
+    )
+    cluster_ids = torch.from_numpy(groups).to(reals.device)
+    student = config.evaluate.student
+
+    def score(images: np.ndarray, labels: np.ndarray) -> float:
+        objective = cross_entropy_objective(torch.from_numpy(labels).to(reals.device))
+        values = []
+        for number in range(config.refine.num_students):
+            seed = derive_seed(config.seed, "set-score", number)
+            network = reals.new_classifier(student.network, seed)
+            train_classifier(
+                network, reals.normalised(images), objective, student, seed=seed,
+                background=reals.normalisation.background(),
+            )  # fmt: skip
+            logits = predict_logits(network, validation)
+            values.append(set_score(logits, truth, cluster_ids, config=config.proxy))
+        return float(np.mean(values))
+
+    return score
+
+
+def _attempt(
+    images: np.ndarray, labels: np.ndarray, reals: Reals, clusters: np.ndarray,
+    config: DistillConfig, *, seed: int, checkpoint: Checkpoint | None, on_progress: OnProgress,
+) -> tuple[np.ndarray, list[float]]:  # fmt: skip
+    """Return refined raw images and the objective at each step."""
+    train_images, train_labels = reals.split("train")
+    result = refine(
+        reals.normalised(images)[:],
+        torch.from_numpy(labels).to(reals.device),
+        RealImages(train_images, train_labels),
+        proxy_maker(reals, clusters, config, seed=seed),
+        config.refine,
+        decode=lambda parameters: parameters,
+        project=reals.normalisation.clamp,
+        augmentation=augmentation_of(config.evaluate.student),
+        num_classes=reals.num_classes,
+        seed=seed,
+        background=reals.normalisation.background(),
+        checkpoint=checkpoint,
+        on_progress=on_progress,
+    )
+    return reals.normalisation.to_raw(result.parameters).cpu().numpy(), result.losses
+
+
+def proxy_maker(
+    reals: Reals, clusters: np.ndarray, config: DistillConfig, *, seed: int
+) -> Callable[[int], Classifier]:
+    """Return the function that trains the proxy of a number, from its own seed."""
+    images, labels = reals.split("train")
+    recipe = replace(config.proxy, num_steps=config.refine.proxy_steps)
+
+    def make(number: int) -> Classifier:
+        proxy = train_proxy(
+            images, labels, clusters, (images[:1], labels[:1]),
+            num_classes=reals.num_classes, config=recipe,
+            augmentation=config.evaluate.student.augmentation,
+            seed=derive_seed(seed, "refine-proxy", number),
+            background=reals.normalisation.background(),
+        )  # fmt: skip
+        return proxy.network.requires_grad_(False)
+
+    return make
