@@ -105,6 +105,7 @@ def with_preset(config: FinetuneConfig, preset: MinimaxPreset, kind: BaseKind) -
         return replace(
             config, preset=preset, representativeness_weight=0.002,
             diversity_weight=0.08 if kind == "pixel" else 0.008, reduction="per_sample",
-            prediction="x0", max_timestep=900 if kind == "pixel" else 970, ema_decay=None, variance_loss=False,
+            prediction="x0", max_timestep=900 if kind == "pixel" else 970, ema_decay=None,
+            variance_loss=False,
         )  # fmt: skip
     raise ConfigError(f"minimax preset must be default, reference or printed, got {preset!r}")
