@@ -74,8 +74,8 @@ def run(folder: Path, request: Mapping[str, Any], cache: Path) -> dict[str, Any]
 def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]:
     """Return one row a set: mean, sample standard deviation and standard error over all students.
 
-    The standard error treats runs as independent and students of one run as not: it is that of
-    the run means.
+    The standard error is that of the run means, since students of one run share their images; with
+    a single run it is that of its students.
     """
     rows = []
     names = [row["name"] for row in reports[0]["results"][protocol]]
@@ -91,11 +91,16 @@ def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]
             row[figure] = {
                 "mean": float(np.mean(values)),
                 "std": float(np.std(values, ddof=1)),
-                "standard_error": float(np.std(means, ddof=1) / len(means) ** 0.5),
+                "standard_error": _standard_error(means if len(means) > 1 else values),
                 "runs": values,
             }
         rows.append(row)
     return rows
+
+
+def _standard_error(values: list[float]) -> float:
+    """Return the standard error of a mean."""
+    return float(np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:

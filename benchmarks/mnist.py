@@ -24,12 +24,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-mnist"))
     parser.add_argument("--ipc", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--pretrain-steps", type=int, default=1500)
+    parser.add_argument("--runs", type=int, default=1)
     arguments = parser.parse_args()
     result: dict[str, Any] = {"question": __doc__.splitlines()[0], "tables": {}}
     for images_per_class in arguments.ipc:
         reports = []
-        for seed in range(3):
+        for seed in range(arguments.runs):
             print(f"IPC {images_per_class}, seed {seed}", flush=True)
             # up to 128 images are one batch, so that epochs are steps
             epochs_as_steps = EPOCHS * -(-10 * images_per_class // BATCH_SIZE)
@@ -38,7 +38,6 @@ def main() -> None:
                 "seed": seed,
                 "num_threads": arguments.threads,
                 "data": {"dataset": arguments.data},
-                "base": {"pretrain": {"num_steps": arguments.pretrain_steps}},
                 "evaluate": {"student": {"num_steps": epochs_as_steps, "batch_size": BATCH_SIZE}},
             }
             folder = arguments.folder / f"ipc{images_per_class}-seed{seed}"

@@ -124,7 +124,7 @@ def measure_speeds(
     )
     classifier_basis = f"steps of {network}, timed now on {threads}"
     if base.kind == "latent":
-        rate = pricing.measure_matmul_flops("cuda" if machine.gpu else "cpu")
+        rate = pricing.measure_matmul_flops(config.device or "cpu")
         basis = f"operations over 60 % of the measured matmul rate, {rate / 1e9:.0f} GFLOP/s"
         analytic = pricing.analytic_speeds(
             base.transformer, base.vae, size, flops_per_s=0.6 * rate, classifier=classifier,

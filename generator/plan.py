@@ -19,7 +19,7 @@ from distillery.models.class_rows import map_classes
 from generator.bases import describe_mapping
 from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
-from generator.defaults import Situation, default_values
+from generator.defaults import Situation, default_threads, default_values
 from generator.limit import limit_evaluation
 from generator.vision import check_vision_models
 
@@ -107,7 +107,7 @@ def _resolve(
         num_classes=len(look.class_names),
         num_train=look.num_train,
         images_per_class=asked.images_per_class,
-        num_threads=min(machine.num_cores, 8),
+        num_threads=default_threads(machine.num_cores, choice.image_size),
         device=_device(asked, machine),
         is_digits=asked.data.dataset == "digits",
     )

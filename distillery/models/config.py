@@ -66,8 +66,10 @@ class PixelDiTConfig:
             ConfigError: If `image_size` is not a multiple of the patch (2 up to 16 px, else 4).
         """
         layers, heads, head_dim = 4, 4, 24
-        if image_size > 16 or channels == 3:  # more to say per token, so more width
+        if channels == 3:  # more to say per token, so more width
             layers, heads, head_dim = 6, 6, 32
+        elif image_size > 16:
+            head_dim = 32
         return cls(
             image_size=image_size,
             channels=channels,
