@@ -34,7 +34,11 @@ def main() -> None:
                 "seed": seed,
                 "num_threads": arguments.threads,
                 "base": {"pretrain": {"base_seed": seed}},
-                "evaluate": {"full_data": seed == 0 and images_per_class == 10},
+                "evaluate": {
+                    "num_seeds": 3,
+                    "controls": True,
+                    "full_data": seed == 0 and images_per_class == 10,
+                },
             }
             folder = arguments.folder / f"ipc{images_per_class}-seed{seed}"
             reports.append(run(folder, request, arguments.folder / "cache"))

@@ -38,7 +38,11 @@ def main() -> None:
                 "seed": seed,
                 "num_threads": arguments.threads,
                 "data": {"dataset": arguments.data},
-                "evaluate": {"student": {"num_steps": epochs_as_steps, "batch_size": BATCH_SIZE}},
+                "evaluate": {
+                    "num_seeds": 3,
+                    "controls": True,
+                    "student": {"num_steps": epochs_as_steps, "batch_size": BATCH_SIZE},
+                },
             }
             folder = arguments.folder / f"ipc{images_per_class}-seed{seed}"
             reports.append(run(folder, request, arguments.folder / "cache"))
