@@ -1,4 +1,4 @@
-"""`distillery export`: a bundle as a tree of PNG files or as Parquet."""
+"""`distillery export`: a bundle as PNG files or Parquet, or a job's fine-tuned base as a model."""
 
 import importlib.util
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.cli.console import clean, out
+from app.cli.local import start_local
 from app.cli.verify import PathArgument
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
@@ -17,17 +18,22 @@ def export_verb(
     path: PathArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="New folder to write.")],
     to: Annotated[
-        Literal["imagefolder", "parquet"],
-        typer.Option("--to", help="A folder of PNG files for each class, or a Parquet file."),
+        Literal["imagefolder", "parquet", "diffusers"],
+        typer.Option("--to", help="PNG files by class, a Parquet file, or the fine-tuned base."),
     ],
 ) -> None:
     """Write a bundle in another form.
 
     imagefolder is what torchvision's ImageFolder and load_dataset("imagefolder") read; parquet is
-    what load_dataset(OUT) reads, with the names of the classes.
+    what load_dataset(OUT) reads, with the names of the classes. diffusers takes the folder of a
+    job in place of a bundle, and writes its fine-tuned base: a pipeline that stock diffusers
+    samples, or for a pixel base a folder that --base takes.
 
     Example: distillery export runs/digits-ipc10-seed0/bundle --to imagefolder digits-10
     """
+    if to == "diffusers":
+        _export_base(path, target)
+        return
     from distillery.bundle.export import export_imagefolder, export_parquet
 
     settings = read_settings()
@@ -36,3 +42,14 @@ def export_verb(
     data, target = read_bundle(path.expanduser()), target.expanduser()
     (export_imagefolder if to == "imagefolder" else export_parquet)(data, target)
     out(settings).print(f"{len(data)} images in {clean(target)}", soft_wrap=True)
+
+
+def _export_base(folder: Path, target: Path) -> None:
+    """Write the fine-tuned base of a job to a new folder."""
+    start_local()
+    from generator.export import export_finetuned
+
+    settings = read_settings()
+    written = export_finetuned(folder.expanduser(), target.expanduser(), cache=settings.cache)
+    for place in written:
+        out(settings).print(f"fine-tuned base in {clean(place)}", soft_wrap=True)

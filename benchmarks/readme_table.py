@@ -1,0 +1,78 @@
+"""The result table of the README, made from the committed result files.
+
+    python -m benchmarks.readme_table     # writes it into README.md
+
+A test holds the README to it, so no number there can be typed by hand.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from distillery.files import read_json
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+START, END = "<!-- results: python -m benchmarks.readme_table -->", "<!-- end of results -->"
+FILES = {"digits.json": "digits", "mnist.json": "MNIST"}
+COLUMNS = {"accuracy": "accuracy", "cluster_min": "worst cluster", "noise": "noise", "blur": "blur"}
+
+
+def cell(figure: dict[str, Any] | None) -> str:
+    """Return mean and sample standard deviation in per cent."""
+    if figure is None:
+        return "not enough data"
+    return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"
+
+
+def table() -> str:
+    """Return the tables of all result files that are there, as Markdown."""
+    parts = []
+    for file, name in FILES.items():
+        if not (RESULTS / file).exists():
+            continue
+        result = read_json(RESULTS / file)
+        for key in sorted(result["tables"], key=lambda k: int(k.removeprefix("ipc"))):
+            parts.append(_one(name, key.removeprefix("ipc"), result["tables"][key]))
+        machine = f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
+        name = file.removesuffix(".json")
+        parts.append(f"`python -m benchmarks.{name}` on {machine} (`benchmarks/results/{file}`).")
+    return "\n\n".join(parts)
+
+
+def _one(name: str, images_per_class: str, rows: dict[str, Any]) -> str:
+    """Return one table; soft-label rows stand in a table of their own."""
+    count = len(rows["hard"][0]["accuracy"]["runs"])
+    title = f"**{name}, {images_per_class} image{'s' * (images_per_class != '1')} per class**"
+    lines = [
+        f"{title} (%, mean ± standard deviation of {count} students; test split)",
+        "",
+        "| hard labels | " + " | ".join(COLUMNS.values()) + " |",
+        "|---" * (1 + len(COLUMNS)) + "|",
+    ]
+    for row in rows["hard"]:
+        label = f"**{row['label']}**" if row["name"] == "ours" else row["label"]
+        lines.append(f"| {label} | " + " | ".join(cell(row[figure]) for figure in COLUMNS) + " |")
+    if rows["soft"]:
+        lines += ["", "| soft labels | " + " | ".join(COLUMNS.values()) + " |"]
+        lines.append("|---" * (1 + len(COLUMNS)) + "|")
+        for row in rows["soft"]:
+            cells = " | ".join(cell(row[figure]) for figure in COLUMNS)
+            lines.append(f"| **{row['label']}** | {cells} |")
+    return "\n".join(lines)
+
+
+def with_table(readme: str) -> str:
+    """Return the README's text with the current tables between the marks."""
+    before, rest = readme.split(START)
+    _, after = rest.split(END)
+    return f"{before}{START}\n\n{table()}\n\n{END}{after}"
+
+
+def main() -> None:
+    """Write the tables into README.md."""
+    path = ROOT / "README.md"
+    path.write_text(with_table(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""How long does the embedded default take, with and without a cached base, and how much memory?
+
+Runs `distillery run` on the digits as a user would, in a process of its own: once with an empty
+cache, then once with another seed, so that only prepared data and base are cached.
+
+    python -m benchmarks.whole_run
+
+Targets on two idle cores: 120 s without a cache, 50 s with it, of which 25 s evaluation; peak
+memory under 1.5 GB. Writes benchmarks/results/whole_run.json.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.jobs import save
+from distillery.files import read_json
+
+TARGETS = {"empty cache": 120.0, "cached base": 50.0}
+MAIN = "from app.cli.main import main; main()"
+
+
+def one(name: str, folder: Path, *options: str) -> dict[str, Any]:
+    """Run the command once and return seconds by stage and peak memory so far."""
+    started = time.monotonic()
+    out = folder / name.replace(" ", "-")
+    subprocess.run(
+        [sys.executable, "-c", MAIN, "run", "--out", str(out), "--yes", *options],
+        check=True,
+        env={"DISTILLERY_CACHE": str(folder / "cache"), "PATH": "/usr/bin:/bin"},
+    )
+    seconds = time.monotonic() - started
+    stages = read_json(out / "bundle" / "report.json")["stages"]
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return {
+        "name": name,
+        "seconds": round(seconds, 1),
+        "target_s": TARGETS[name],
+        "stages": {stage["name"]: 0.0 if stage["cached"] else stage["seconds"] for stage in stages},
+        "peak_memory_bytes": peak,
+    }
+
+
+def main() -> None:
+    """Time both runs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = [one("empty cache", folder), one("cached base", folder, "--seed", "1")]
+    for row in rows:
+        print(row)
+    save("whole_run.json", {"question": __doc__.splitlines()[0], "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
