@@ -5,7 +5,7 @@ Every figure is the last step's, of one student; a set's row has mean and spread
 Shapes: N images, T test images, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -75,8 +75,18 @@ def build_bench(
     return TestBench(labels, groups, num_groups, num_classes, normalisation, views)
 
 
-def judge(image_set: ImageSet, bench: TestBench, config: StudentConfig, *, seed: int) -> dict:
+def judge(
+    image_set: ImageSet,
+    bench: TestBench,
+    config: StudentConfig,
+    *,
+    seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> dict:
     """Train one student on a set and return its figures on the bench, all shares in [0, 1].
+
+    Students may be judged in several threads at once: none reads what another draws. `on_step` is
+    called with the number of training steps done and may raise `Cancelled`.
 
     Returns:
         `accuracy`, `cluster_min` (None without enough data), `per_class` (None for a class
@@ -98,7 +108,9 @@ def judge(image_set: ImageSet, bench: TestBench, config: StudentConfig, *, seed:
         logits = torch.from_numpy(image_set.teacher_logits).to(device)
         objective = soft_label_objective(logits, labels)
     background = bench.normalisation.background()
-    train_classifier(network, images, objective, config, seed=seed, background=background)
+    train_classifier(
+        network, images, objective, config, seed=seed, background=background, on_step=on_step
+    )
     return measure(network, bench)
 
 

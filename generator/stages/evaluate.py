@@ -4,17 +4,16 @@ This is the only stage that reads the test split. Each student's figures are kep
 that a killed run goes on at the next student.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from distillery.evaluation.harness import ImageSet, TestBench, build_bench, judge, summarise
+from distillery.evaluation.harness import ImageSet, build_bench, summarise
 from distillery.files import write_json
 from distillery.progress import Progress
-from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.controls import LABELS, random_real, real_selections, refined_control
+from generator.judging import MakeSet, judge_all
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import PLAIN
@@ -23,8 +22,6 @@ from generator.stages.refine import REFINED
 from generator.stages.score import CHOSEN, CLUSTERS, PROXY
 
 RESULTS = "results.json"
-MakeSet = Callable[[int], ImageSet]
-"""Number of the student -> the set it learns from; the same for all but random draws."""
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -49,11 +46,11 @@ def run(context: Context) -> StageOutput:
     )  # fmt: skip
     hard = dict(_hard_sets(context, reals))
     soft = {"ours": _ours(context, soft=True)} if context.facts("label")["enabled"] else {}
-    total = (len(hard) + len(soft)) * config.evaluate.num_seeds
-    judged = _Judged(context, bench, total)
+    sets = {"hard": hard, "soft": soft}
+    runs = judge_all(context, bench, sets)
     rows = {
-        "hard": [judged.row("hard", name, make) for name, make in hard.items()],
-        "soft": [judged.row("soft", name, make) for name, make in soft.items()],
+        protocol: [_row(config, name, runs[protocol, name]) for name in named]
+        for protocol, named in sets.items()
     }
     write_json(context.folder / RESULTS, rows)
     ours = rows["hard"][0]["accuracy"]
@@ -119,30 +116,10 @@ def _refined_real(context: Context, reals: Reals) -> dict:
     return read_tensors(path)[0]
 
 
-class _Judged:
-    """Figures of students by protocol, set and seed; kept in a file as they come."""
-
-    def __init__(self, context: Context, bench: TestBench, total: int) -> None:
-        self.context, self.bench, self.total = context, bench, total
-        self.path = context.folder / "checkpoint-judged.json"
-        self.runs: dict[str, dict] = json.loads(self.path.read_text()) if self.path.exists() else {}
-
-    def row(self, protocol: str, name: str, make: MakeSet) -> dict[str, Any]:
-        """Return one row of the report: mean and spread over the seeds of a set."""
-        config = self.context.config
-        runs = []
-        for number in range(config.evaluate.num_seeds):
-            key = f"{protocol}/{name}/{number}"
-            if key not in self.runs:
-                # The same seed for every set: students differ in their images only
-                seed = derive_seed(config.seed, "student", number)
-                self.runs[key] = judge(make(number), self.bench, config.evaluate.student, seed=seed)
-                write_json(self.path, self.runs)
-            runs.append(self.runs[key])
-            message = f"students of {LABELS[name]}"
-            self.context.on_progress(Progress("evaluate", len(self.runs), self.total, message))
-        row = {"name": name, "label": LABELS[name], "is_ours": name == "ours"}
-        return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
+def _row(config: DistillConfig, name: str, runs: list[dict]) -> dict[str, Any]:
+    """Return one row of the report: mean and spread over the students of a set."""
+    row = {"name": name, "label": LABELS[name], "is_ours": name == "ours"}
+    return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
 
 
 STAGE = Stage(
