@@ -33,6 +33,7 @@ from finetune.config import FinetuneConfig, with_preset
 from finetune.difffit import merge_adapter
 from finetune.latents import PixelLatents
 from finetune.trainer import finetune
+from generator.defaults import default_network
 from generator.noise import initial_noise, noise_seed
 from generator.sampler import sample_latents
 from generator.stages.base import JUDGE
@@ -98,7 +99,7 @@ def main() -> None:
     run(arguments.folder / "job", {"num_threads": 1, "evaluate": {"num_seeds": 1}}, arguments.cache)
     dataset, folder = _inputs(arguments.cache)
     normalisation = measure_normalisation(dataset.split("train")[0])
-    judge = build_classifier("convnet-d2-w32", 1, 8, 10, 0)
+    judge = build_classifier(default_network(8), 1, 8, 10, 0)
     weights = read_tensors(folder / JUDGE)[0]
     judge.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     raw, real_labels = dataset.split("train")

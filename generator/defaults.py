@@ -42,7 +42,8 @@ def default_network(image_size: int, device: str = "cpu") -> str:
     One more block each time the size doubles; narrow on a CPU, where it is most of the time.
     """
     if image_size <= 16:
-        return "convnet-d2-w32"
+        # on validation, max pooling and group norm beat the published pair at 8 px (docs/method.md)
+        return "convnet-d2-w32-group-max"
     depth = min(6, (image_size - 1).bit_length() - 2)  # 32 px: 3, 64: 4, 128: 5, 256: 6
     return f"convnet-d{depth}-w{32 if image_size > 32 and device == 'cpu' else 64}"
 
@@ -121,7 +122,7 @@ def _full_values(situation: Situation) -> dict[str, Any]:
             "precision": default_precision(situation),
         },
         "proxy": {"network": network, "batch_size": default_batch(256, size, device)},
-        "refine": _refine_values(ipc) | _refine_sizes(situation),
+        "refine": _refine_values(ipc, size) | _refine_sizes(situation),
         "evaluate": {
             "student": {
                 "network": network,
@@ -143,10 +144,13 @@ def _pretrain_values(situation: Situation) -> dict[str, Any]:
     return {"num_steps": 6000, "learning_rate": 2e-3}
 
 
-def _refine_values(images_per_class: int) -> dict[str, Any]:
-    """Return how far images move: few images have to stand for much, so they move further."""
+def _refine_values(images_per_class: int, image_size: int) -> dict[str, Any]:
+    """Return how far images move: few images have to stand for much, so they move further.
+
+    Better proxies pay (97.1 -> 97.6 % on validation folds of the digits) where they cost little.
+    """
     if images_per_class > 3:
-        return {}
+        return {"proxy_steps": 120} if image_size <= 16 else {}
     return {"num_steps": 240, "learning_rate": 0.3, "steps_per_proxy": 24, "num_attempts": 3}
 
 

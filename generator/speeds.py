@@ -66,7 +66,7 @@ def convnet_flops(name: str, image_size: int, channels: int) -> float:
 
     Convolutions only; for `resnet18` the published 1.8 GFLOP at 224 px and width 64, scaled.
     """
-    if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)", name):
+    if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)(?:-group)?(?:-max)?", name):
         depth, width = int(match[1]), int(match[2])
         size, channels_in, total = image_size, channels, 0.0
         for _ in range(depth):

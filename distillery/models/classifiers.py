@@ -5,6 +5,7 @@ ConvNet: Gidaris & Komodakis (2018), as all dataset-distillation papers use it; 
 Shapes: N batch, C channels, H and W, D features, K classes.
 """
 
+import math
 import re
 from typing import Literal
 
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 
 from distillery.models.initialise import seeded_weights
 
-Norm = Literal["instance", "batch", "none"]
+Norm = Literal["instance", "group", "batch", "none"]
+Pooling = Literal["average", "max"]
 SMALL_IMAGE = 64
 """Up to this size a ResNet starts without halving the image, beyond it halves it twice."""
-NAMES = "convnet-d3-w128 (depth, width), resnet18 or resnet18-w32 (width of the first stage)"
+NAMES = (
+    "convnet-d3-w128 (depth, width; with -group for group norm and -max for max pooling, in this "
+    "order), resnet18 or resnet18-w32 (width of the first stage)"
+)
 """The names that `build_classifier` understands, for messages."""
 
 
@@ -24,6 +29,8 @@ def _norm(kind: Norm, width: int) -> nn.Module:
     """Return a normalisation over feature maps; instance norm as groups of one channel."""
     if kind == "instance":
         return nn.GroupNorm(width, width)
+    if kind == "group":
+        return nn.GroupNorm(math.gcd(4, width), width)
     return nn.BatchNorm2d(width) if kind == "batch" else nn.Identity()
 
 
@@ -46,7 +53,7 @@ class Classifier(nn.Module):
 
 
 class ConvNet(Classifier):
-    """Blocks of 3x3 convolution, norm, ReLU and 2x2 average pooling, then one linear layer."""
+    """Blocks of 3x3 convolution, norm, ReLU and 2x2 pooling, then one linear layer."""
 
     def __init__(
         self,
@@ -56,6 +63,7 @@ class ConvNet(Classifier):
         image_size: int,
         num_classes: int,
         norm: Norm = "instance",
+        pooling: Pooling = "average",
     ) -> None:
         """Build the network.
 
@@ -75,7 +83,7 @@ class ConvNet(Classifier):
                 nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
                 _norm(norm, width),
                 nn.ReLU(),
-                nn.AvgPool2d(2),
+                nn.AvgPool2d(2) if pooling == "average" else nn.MaxPool2d(2),
             ]
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(width * (image_size >> depth) ** 2, num_classes)
@@ -171,7 +179,7 @@ def build_classifier(
     """Return an untrained classifier whose weights depend on the arguments alone.
 
     Args:
-        name: `convnet-d{depth}-w{width}`, `resnet18` or `resnet18-w{width}`.
+        name: `convnet-d{depth}-w{width}` (`-group`, `-max` behind it), `resnet18` (`-w{width}`).
         channels: 1 or 3.
         image_size: Height and width of the images.
         num_classes: Number of logits.
@@ -182,19 +190,11 @@ def build_classifier(
         ValueError: If the name is unknown, or the network does not fit the images.
     """
     with seeded_weights(seed, "classifier", name):
-        if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)", name):
+        if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)(-group)?(-max)?", name):
             depth, width = int(match[1]), int(match[2])
-            return ConvNet(depth, width, channels, image_size, num_classes, norm)
+            norm = "group" if match[3] else norm
+            pooling: Pooling = "max" if match[4] else "average"
+            return ConvNet(depth, width, channels, image_size, num_classes, norm, pooling)
         if match := re.fullmatch(r"resnet18(?:-w(\d+))?", name):
             return ResNet(channels, image_size, num_classes, int(match[1] or 64), norm)
     raise ValueError(f"classifier must be one of {NAMES}, got {name!r}")
-
-
-def default_classifier(image_size: int) -> str:
-    """Return the name of the ConvNet that suits this image size: 32 wide at 8 px, else 128.
-
-    One more block each time the size doubles (32 px: 3, 224 px: 6), as the papers have it.
-    """
-    if image_size < 16:
-        return "convnet-d2-w32"
-    return f"convnet-d{min(6, (image_size - 1).bit_length() - 2)}-w128"

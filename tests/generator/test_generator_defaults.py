@@ -68,3 +68,12 @@ def test_fine_tuning_of_a_latent_base_follows_the_size_of_the_data() -> None:
     assert steps(num_train=997) == 997  # 8 epochs of batch 8
     assert steps(num_train=1_000_000, num_classes=10) == 12_000
     assert steps(num_train=10_000, num_classes=100) == 2_000  # 20 classes of 100 in a group
+
+
+@pytest.mark.parametrize("image_size", [8, 12, 16, 20, 28, 32, 64, 128, 256])
+def test_the_default_network_fits_its_images(image_size: int) -> None:
+    from distillery.models.classifiers import build_classifier
+    from generator.defaults import default_network
+
+    network = build_classifier(default_network(image_size), 1, image_size, 2, seed=0)
+    assert network.head.in_features >= 32

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distillery.models.classifiers import ConvNet, build_classifier, default_classifier
+from distillery.models.classifiers import ConvNet, build_classifier
 from distillery.models.initialise import seeded_weights
 
 
@@ -89,11 +89,9 @@ def test_what_cannot_be_built_says_why() -> None:
         build_classifier("resnet18", 1, 4, 10, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("image_size", "name"),
-    [(8, "convnet-d2-w32"), (16, "convnet-d2-w128"), (28, "convnet-d3-w128"),
-     (32, "convnet-d3-w128"), (64, "convnet-d4-w128"), (224, "convnet-d6-w128")],
-)  # fmt: skip
-def test_default_depth_grows_with_the_image(image_size: int, name: str) -> None:
-    assert default_classifier(image_size) == name
-    build_classifier(name, 1, image_size, 2, seed=0)
+def test_norm_and_pooling_can_be_named() -> None:
+    network = build_classifier("convnet-d2-w32-group-max", 1, 8, 10, 0)
+    kinds = [type(module).__name__ for module in network.modules()]
+    assert kinds.count("MaxPool2d") == 2 and "AvgPool2d" not in kinds
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert [norm.num_groups for norm in norms] == [4, 4]
