@@ -151,7 +151,8 @@ def _refine_values(images_per_class: int, image_size: int) -> dict[str, Any]:
     """
     if images_per_class > 3:
         return {"proxy_steps": 120} if image_size <= 16 else {}
-    return {"num_steps": 240, "learning_rate": 0.3, "steps_per_proxy": 24, "num_attempts": 3}
+    attempts = 3 if image_size <= 16 else 1  # on larger ones an attempt takes minutes
+    return {"num_steps": 240, "learning_rate": 0.3, "steps_per_proxy": 24, "num_attempts": attempts}
 
 
 def _finetune_values(situation: Situation) -> dict[str, Any]:
