@@ -126,7 +126,7 @@ def _full_values(situation: Situation) -> dict[str, Any]:
         "evaluate": {
             "student": {
                 "network": network,
-                "batch_size": default_batch(64, size, device),
+                "batch_size": default_batch(128, size, device),
                 "augmentation": augmentation,
             }
         },
