@@ -166,7 +166,7 @@ def test_the_evaluation_of_a_default_job_stays_under_a_third(
     plan = make_plan_of()
     assert share(plan) < EVALUATION_SHARE and limit_evaluation(plan, {}) is plan
 
-    heavy = make_plan_of(evaluate={"num_seeds": 6, "student": {"num_steps": 1000}})
+    heavy = make_plan_of(evaluate={"num_seeds": 6, "student": {"num_steps": 600}})
     limited = limit_evaluation(heavy, {})
     assert share(heavy) > EVALUATION_SHARE >= share(limited)
     assert 2 <= limited.config.evaluate.num_seeds < 6 and limited.config.evaluate.controls
