@@ -3,7 +3,7 @@
 As the released Minimax code does it: float32 (TF32 on a GPU), every batch encoded anew, averages of
 all weights, memories as lists per class, the loss read at every step, one image sampled at a time.
 The variational bound of the released loop is left out, as ours leaves it out by default.
-Source: Gu et al. (2024); methods.md, section 2.
+Source: Gu et al. (2024), as its released code does it.
 """
 
 import copy

@@ -34,7 +34,7 @@ class Machine:
 def keep_large_buffers() -> bool:
     """Tell glibc to reuse large buffers instead of handing them back after every operation.
 
-    Convolutions run 1.3 to 2.4 times as fast, at the cost of some memory (peers.md). Returns
+    Convolutions run 1.3 to 2.4 times as fast, at the cost of some memory (docs/method.md). Returns
     whether the C library took it; other libraries are left alone.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":

@@ -31,7 +31,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
-    """DiffFit with minimax memories (Gu et al. 2024, Eq. 3-5; methods.md section 2)."""
+    """DiffFit with minimax memories (Gu et al. 2024, Eq. 3-5; docs/method.md)."""
 
     enabled: bool = True
     """Off: the base samples as it is."""

@@ -1,6 +1,6 @@
 """Groups of classes that share an adapter: the method suits 10 to 20 classes at a time.
 
-Source: Gu et al. (2024), whose authors fine-tune a model for every 20 classes (methods.md, 2.7).
+Source: Gu et al. (2024), whose authors fine-tune a model for every 20 classes (docs/method.md).
 """
 
 

@@ -1,7 +1,7 @@
 """Linear layers on a CPU through oneDNN, which is about twice as fast here as torch's default.
 
 On x86 torch multiplies float32 matrices with MKL; oneDNN, also inside torch, reached 446 GFLOP/s
-where MKL reached 206 (peers.md, section 2). Elsewhere, and under autocast, nothing changes.
+where MKL reached 206 (docs/method.md). Elsewhere, and under autocast, nothing changes.
 Shapes: ... any leading dimensions, T tokens, I features in, O features out.
 """
 

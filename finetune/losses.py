@@ -2,7 +2,7 @@
 
 L = L_diffusion + lambda_r L_r + lambda_d L_d; both weights are positive.
 Source: Gu et al. (2024), "Efficient dataset distillation via minimax diffusion", Eq. 3-5, and the
-released code (methods.md, 2.3). Shapes: B batch, D features, K classes, M memory entries per class.
+released code (docs/method.md). Shapes: B batch, D features, K classes, M memory entries per class.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Minimax memories: for each class, the last M real and the last M predicted embeddings.
 
 Rings of fixed size on the device, filled without the host ever waiting for it.
-Source: Gu et al. (2024), Algorithm 1; sizes and order of the released code (methods.md, 2.3).
+Source: Gu et al. (2024), Algorithm 1; sizes and order of the released code (docs/method.md).
 Shapes: K classes, M entries per class, D features, B batch.
 """
 

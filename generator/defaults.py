@@ -1,6 +1,6 @@
 """Default values that depend on the data, the base and the machine; the one place for each.
 
-The numbers come from prototype.md and from `benchmarks/`, chosen on validation splits only.
+The numbers come from docs/method.md and from `benchmarks/`, chosen on validation splits only.
 """
 
 import math
@@ -76,7 +76,7 @@ def default_threads(num_cores: int, image_size: int) -> int:
 
 
 def default_guidance(kind: BaseKind, images_per_class: int) -> float:
-    """Return the guidance scale: it must fall as images per class rise (prototype.md section 7).
+    """Return the guidance scale: it must fall as images per class rise (docs/method.md).
 
     Latent bases keep the published 4.0 at every size until a benchmark shows better.
     """

@@ -8,7 +8,7 @@ from distillery.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProxyConfig:
-    """How a proxy classifier is trained on the real train split (methods.md section 9, CVaR)."""
+    """How a proxy classifier is trained on the real train split (docs/method.md)."""
 
     network: str = "convnet-d2-w32"
     """Architecture, as `distillery.models.classifiers` spells it."""

@@ -1,6 +1,6 @@
 """Shifts of the test images that a robust student should survive: noise, blur, inversion.
 
-Strengths fit the image size (methods.md section 9): noise of standard deviation 0.071 up to 64 px
+Strengths fit the image size (docs/method.md): noise of standard deviation 0.071 up to 64 px
 and 0.2 above, blur of radius side/16. Raw uint8 images in and out, (N, C, H, W).
 """
 

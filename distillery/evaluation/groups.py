@@ -1,7 +1,7 @@
 """Groups of test images, whose worst accuracy tells how robust a student is.
 
 Source: Vahidian et al. (2024), "cluster-min": k-means with seed 0 on the normalised pixels of all
-classes together. Above 32 px the pixels are averaged down to at most 32 (methods.md section 9).
+classes together. Above 32 px the pixels are averaged down to at most 32 (docs/method.md).
 """
 
 import numpy as np

@@ -36,7 +36,7 @@ class PixelDiTConfig:
     head_dim: int = 24
     """Features of a head; the width is `num_heads * head_dim`."""
     noise_schedule: NoiseSchedule = "squaredcos_cap_v2"
-    """The cosine schedule is much better on small images (prototype.md, section 3)."""
+    """The cosine schedule is much better on small images (docs/method.md)."""
     num_timesteps: int = 1000
     """Length of the diffusion."""
 

@@ -20,7 +20,7 @@ def build_pixel_dit(config: PixelDiTConfig, seed: int) -> nn.Module:
     """Return an untrained DiT whose weights depend on `config` and `seed` alone.
 
     diffusers' own initialisation: on small images it trained better than zeroed modulations
-    (prototype.md, section 3). Label dropout is off, see `disable_label_dropout`.
+    (docs/method.md). Label dropout is off, see `disable_label_dropout`.
     """
     with seeded_weights(seed, "pixel-dit"):
         # diffusers' classes are untyped, so they count as plain modules from here on
