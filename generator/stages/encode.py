@@ -1,7 +1,7 @@
 """Stage encode: the autoencoder's posterior of every training image, once, with both flips.
 
-Encoding at every step is 66 to 87 % of a published fine-tuning step (docs/method.md). A pixel base needs
-none of it. Rows are written in place; a row counter says how far a killed run came.
+Encoding at every step is 66 to 87 % of a published fine-tuning step (docs/method.md). A pixel base
+needs none of it. Rows are written in place; a row counter says how far a killed run came.
 """
 
 import json
