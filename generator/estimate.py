@@ -7,18 +7,16 @@ cache already, and the resources beside time.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillery.files import read_json
 from distillery.machine import Machine, use_threads
 from distillery.models.config import PixelDiTConfig, dit_num_parameters
 from generator import speeds as pricing
 from generator.config import DistillConfig
+from generator.planned import Look, Plan
 from generator.speeds import Speeds
 from generator.work import BaseDescription, describe_base, work_of
-
-if TYPE_CHECKING:
-    from generator.plan import Look, Plan
 
 SD_VAE_BYTES = 335e6
 """Weights of the autoencoder of the published bases."""
@@ -78,7 +76,7 @@ class Estimate:
 
 
 def estimate(
-    plan: "Plan",
+    plan: Plan,
     machine: Machine,
     *,
     cache: Path,
@@ -170,7 +168,7 @@ def finished_stages(config: DistillConfig, cache: Path, folder: Path | None) -> 
     return set(done)
 
 
-def memory_of(config: DistillConfig, look: "Look", base: BaseDescription) -> tuple[float, str]:
+def memory_of(config: DistillConfig, look: Look, base: BaseDescription) -> tuple[float, str]:
     """Return peak bytes and what they are, by count of the largest things held at once."""
     assert config.image_size is not None and config.channels is not None
     image = config.channels * config.image_size**2
@@ -196,7 +194,7 @@ def _activation_floats(dit: Mapping[str, Any]) -> float:
 
 
 def _disk(
-    config: DistillConfig, look: "Look", base: BaseDescription, done: set[str]
+    config: DistillConfig, look: Look, base: BaseDescription, done: set[str]
 ) -> tuple[float, str]:
     """Return bytes that the job writes to the cache and its folder."""
     assert config.image_size is not None and config.channels is not None

@@ -6,20 +6,18 @@ prices, with nothing cached.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from generator.config import DistillConfig
+from generator.planned import Decision, Look, Plan
 from generator.speeds import nominal_speeds
 from generator.work import BaseDescription, describe_base, work_of
-
-if TYPE_CHECKING:
-    from generator.plan import Look, Plan
 
 EVALUATION_SHARE = 1 / 3
 """At most this much of a default job is evaluation."""
 
 
-def limit_evaluation(plan: "Plan", request: Mapping[str, Any]) -> "Plan":
+def limit_evaluation(plan: Plan, request: Mapping[str, Any]) -> Plan:
     """Return the plan with an evaluation of at most a third of the job, as far as that is open.
 
     First fewer students (not below 2: one says nothing of the noise), then no controls, and with
@@ -42,7 +40,7 @@ def limit_evaluation(plan: "Plan", request: Mapping[str, Any]) -> "Plan":
     return plan
 
 
-def evaluation_share(config: DistillConfig, look: "Look", base: BaseDescription) -> float:
+def evaluation_share(config: DistillConfig, look: Look, base: BaseDescription) -> float:
     """Return the evaluation's share of a job with nothing cached, at nominal prices."""
     assert config.image_size is not None and config.channels is not None
     nominal = nominal_speeds(
@@ -75,10 +73,8 @@ def _students(count: int) -> str:
     return f"{count} student{'s' * (count > 1)} a set"
 
 
-def _reduce(plan: "Plan", change: Mapping[str, Any], text: str, share: float) -> "Plan":
+def _reduce(plan: Plan, change: Mapping[str, Any], text: str, share: float) -> Plan:
     """Return the plan with one change of the evaluation, and the decision that says so."""
-    from generator.plan import Decision
-
     others = tuple(d for d in plan.decisions if d.what != "evaluation")
     reason = f"more would be {100 * share:.0f} % of the job; --students and --controls overrule it"
     config = replace(plan.config, evaluate=replace(plan.config.evaluate, **change))

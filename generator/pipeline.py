@@ -21,7 +21,7 @@ from distillery.files import digest_json, read_json, write_json
 from distillery.machine import use_device, use_threads
 from distillery.progress import OnProgress
 from generator.config import DistillConfig, from_dict, to_dict
-from generator.plan import Plan
+from generator.planned import Plan
 from generator.stage import Finished, Stage, run_stage
 from generator.stages import (
     base,

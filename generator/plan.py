@@ -6,13 +6,12 @@ The request is a nested dict with the fields that the user set; everything else 
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillery.data.config import DataConfig
 from distillery.data.sources.resolve import open_source
-from distillery.data.survey import Survey, survey
+from distillery.data.survey import survey
 from distillery.errors import ConfigError, DataError
 from distillery.machine import Machine
 from distillery.models.class_rows import map_classes
@@ -21,42 +20,11 @@ from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
 from generator.limit import limit_evaluation
+from generator.planned import Decision, Look, Plan
 from generator.vision import check_vision_models
 
 PRESETS = ("default", "smoke")
 MINIMAX_PRESETS = ("default", "reference", "printed")
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """A choice that the plan made for the user."""
-
-    what: str
-    choice: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a first look at the dataset shows."""
-
-    survey: Survey
-    class_names: tuple[str, ...]
-    num_images: int
-    num_train: int
-    """About how many images will be in the train split."""
-    smallest_class: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A complete configuration, how it came about, and what to say before it runs."""
-
-    config: DistillConfig
-    decisions: tuple[Decision, ...]
-    warnings: tuple[str, ...]
-    look: Look
-    licence: str | None
 
 
 def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> Plan:

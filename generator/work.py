@@ -7,16 +7,14 @@ configuration and a first look at the data give away are used, so nothing is rea
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distillery.errors import ModelError
 from distillery.files import read_json
 from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig, dit_num_parameters
 from generator.config import DistillConfig
+from generator.planned import Look
 from generator.speeds import Speeds, StepCost
-
-if TYPE_CHECKING:
-    from generator.plan import Look
 
 NUM_SHIFTS = 4
 """Versions of the test images that a student sees: clean, noise, blur, inverted."""
@@ -67,7 +65,7 @@ def describe_base(config: DistillConfig, num_classes: int) -> BaseDescription:
 
 
 def work_of(
-    config: DistillConfig, look: "Look", base: BaseDescription, speeds: Speeds
+    config: DistillConfig, look: Look, base: BaseDescription, speeds: Speeds
 ) -> dict[str, float]:
     """Return the seconds of every stage with nothing cached, in order."""
     ipc, num_classes = config.images_per_class, len(look.class_names)
@@ -131,7 +129,7 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     return refine.num_attempts * (attempt + score) + score  # the start is scored too
 
 
-def _evaluate(config: DistillConfig, look: "Look", speeds: Speeds) -> float:
+def _evaluate(config: DistillConfig, look: Look, speeds: Speeds) -> float:
     """Return seconds of all students of all sets, and of the controls that must be made first."""
     evaluate, num_classes = config.evaluate, len(look.class_names)
     ipc, student = config.images_per_class, config.evaluate.student

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from generator.estimate import Estimate
-    from generator.plan import Plan
+    from generator.planned import Plan
 
 ASK_FROM_S = 600.0
 """Longer jobs are asked about, where there is a person to ask."""

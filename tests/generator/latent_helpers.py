@@ -13,7 +13,8 @@ from distillery.models.initialise import seeded_weights
 from distillery.progress import ignore_progress
 from distillery.tensorfile import write_tensors
 from generator.pipeline import JobResult, run_job, start_job
-from generator.plan import Plan, make_plan
+from generator.plan import make_plan
+from generator.planned import Plan
 
 MACHINE = Machine(num_cores=1, memory_bytes=8 * 2**30, gpu=None, gpu_memory_bytes=0)
 

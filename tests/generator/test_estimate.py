@@ -15,7 +15,8 @@ from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_values
 from generator.estimate import estimate, memory_of
 from generator.limit import EVALUATION_SHARE, evaluation_share, limit_evaluation
-from generator.plan import Look, Plan, merge
+from generator.plan import merge
+from generator.planned import Look, Plan
 from generator.speeds import Speeds, StepCost
 from generator.work import SD_VAE, BaseDescription, describe_base, work_of
 

@@ -11,7 +11,8 @@ from PIL import Image
 from distillery.errors import ConfigError, DataError, ModelError
 from generator.config import from_dict, to_dict
 from generator.pipeline import STAGES
-from generator.plan import Plan, look_at, make_plan, merge
+from generator.plan import look_at, make_plan, merge
+from generator.planned import Plan
 from generator.stage import stage_key
 
 

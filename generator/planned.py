@@ -1,0 +1,38 @@
+"""What a plan consists of: a configuration, the choices behind it, a first look at the data."""
+
+from dataclasses import dataclass
+
+from distillery.data.survey import Survey
+from generator.config import DistillConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A choice that the plan made for the user."""
+
+    what: str
+    choice: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a first look at the dataset shows."""
+
+    survey: Survey
+    class_names: tuple[str, ...]
+    num_images: int
+    num_train: int
+    """About how many images will be in the train split."""
+    smallest_class: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A complete configuration, how it came about, and what to say before it runs."""
+
+    config: DistillConfig
+    decisions: tuple[Decision, ...]
+    warnings: tuple[str, ...]
+    look: Look
+    licence: str | None
