@@ -28,6 +28,17 @@ class PretrainConfig:
     base_seed: int = 0
     """Seed of weights, batches and noise; independent of the job's seed."""
 
+    def __post_init__(self) -> None:
+        """Refuse values that no pretraining can use."""
+        if self.num_steps < 1 or self.batch_size < 1 or self.warmup_steps < 0:
+            raise ConfigError(
+                "pretraining needs num_steps and batch_size of 1 or more and warmup_steps of 0 or "
+                f"more, got {self.num_steps}, {self.batch_size} and {self.warmup_steps}"
+            )
+        _check_rates("pretrain", self.learning_rate, self.label_dropout)
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"pretrain.ema_decay must be in [0, 1), got {self.ema_decay}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
@@ -80,6 +91,17 @@ class FinetuneConfig:
             raise ConfigError(f"classes_per_group must be 1 to 20, got {self.classes_per_group}")
         if not 0 < self.max_timestep <= 1000:
             raise ConfigError(f"max_timestep must be in (0, 1000], got {self.max_timestep}")
+        _check_rates("finetune", self.learning_rate, self.label_dropout)
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"finetune.ema_decay must be in [0, 1), got {self.ema_decay}")
+
+
+def _check_rates(part: str, learning_rate: float, label_dropout: float) -> None:
+    """Raise ConfigError unless both rates can be used."""
+    if not 0 < learning_rate < float("inf"):
+        raise ConfigError(f"{part}.learning_rate must be above 0, got {learning_rate}")
+    if not 0 <= label_dropout < 1:
+        raise ConfigError(f"{part}.label_dropout must be in [0, 1), got {label_dropout}")
 
 
 def with_preset(config: FinetuneConfig, preset: MinimaxPreset, kind: BaseKind) -> FinetuneConfig:

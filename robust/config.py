@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distillery.errors import ConfigError
+from distillery.models.config import check_classifier_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +32,7 @@ class ProxyConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no proxy can use."""
+        check_classifier_name(self.network)
         _check_tail(self.tail_fraction)
         check_counts("proxy", self, "num_steps", "batch_size", "num_clusters", "min_cluster_size")
 

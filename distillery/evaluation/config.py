@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from distillery.errors import ConfigError
+from distillery.models.config import check_classifier_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +25,7 @@ class StudentConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no student can use."""
+        check_classifier_name(self.network)
         if self.num_steps < 1 or self.batch_size < 1:
             raise ConfigError("a student needs num_steps and batch_size of 1 or more")
         if self.augmentation not in ("none", "affine", "dsa"):

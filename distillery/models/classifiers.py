@@ -6,23 +6,18 @@ Shapes: N batch, C channels, H and W, D features, K classes.
 """
 
 import math
-import re
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distillery.models.config import CLASSIFIER_NAMES, CONVNET_NAME, RESNET_NAME
 from distillery.models.initialise import seeded_weights
 
 Norm = Literal["instance", "group", "batch", "none"]
 Pooling = Literal["average", "max"]
 SMALL_IMAGE = 64
 """Up to this size a ResNet starts without halving the image, beyond it halves it twice."""
-NAMES = (
-    "convnet-d3-w128 (depth, width; with -group for group norm and -max for max pooling, in this "
-    "order), resnet18 or resnet18-w32 (width of the first stage)"
-)
-"""The names that `build_classifier` understands, for messages."""
 
 
 def _norm(kind: Norm, width: int) -> nn.Module:
@@ -190,11 +185,11 @@ def build_classifier(
         ValueError: If the name is unknown, or the network does not fit the images.
     """
     with seeded_weights(seed, "classifier", name):
-        if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)(-group)?(-max)?", name):
+        if match := CONVNET_NAME.fullmatch(name):
             depth, width = int(match[1]), int(match[2])
             norm = "group" if match[3] else norm
             pooling: Pooling = "max" if match[4] else "average"
             return ConvNet(depth, width, channels, image_size, num_classes, norm, pooling)
-        if match := re.fullmatch(r"resnet18(?:-w(\d+))?", name):
+        if match := RESNET_NAME.fullmatch(name):
             return ResNet(channels, image_size, num_classes, int(match[1] or 64), norm)
-    raise ValueError(f"classifier must be one of {NAMES}, got {name!r}")
+    raise ValueError(f"classifier must be one of {CLASSIFIER_NAMES}, got {name!r}")

@@ -4,6 +4,7 @@ No torch here: the API process validates requests and estimates their cost with 
 Costs follow the layout of diffusers' DiT, where every block owns a timestep MLP and a label table.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,6 +16,22 @@ NoiseSchedule = Literal["squaredcos_cap_v2", "linear"]
 
 FREQUENCIES = 256
 """Sinusoids that describe a timestep: the input width of timestep MLPs, fixed in diffusers."""
+
+
+CONVNET_NAME = re.compile(r"convnet-d(\d+)-w(\d+)(-group)?(-max)?")
+"""Depth, width, group norm, max pooling."""
+RESNET_NAME = re.compile(r"resnet18(?:-w(\d+))?")
+CLASSIFIER_NAMES = (
+    "convnet-d3-w128 (depth, width; with -group for group norm and -max for max pooling, in this "
+    "order), resnet18 or resnet18-w32 (width of the first stage)"
+)
+"""The names that `classifiers.build_classifier` understands, for messages."""
+
+
+def check_classifier_name(name: str) -> None:
+    """Raise ConfigError unless `name` is a classifier that can be built."""
+    if not (CONVNET_NAME.fullmatch(name) or RESNET_NAME.fullmatch(name)):
+        raise ConfigError(f"network must be one of {CLASSIFIER_NAMES}; got {name!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -77,3 +77,19 @@ def test_nothing_is_allowed_where_it_means_open() -> None:
     assert from_dict({"image_size": None}).image_size is None
     with pytest.raises(ConfigError, match="seed must be int, got None"):
         from_dict({"seed": None})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"proxy": {"network": "vgg"}}, "network must be one of convnet-d3-w128"),
+        ({"evaluate": {"student": {"network": "resnet"}}}, "got 'resnet'"),
+        ({"base": {"pretrain": {"num_steps": 0}}}, "pretraining needs num_steps"),
+        ({"base": {"pretrain": {"learning_rate": -1.0}}}, "pretrain.learning_rate"),
+        ({"finetune": {"label_dropout": 1.5}}, "finetune.label_dropout"),
+        ({"finetune": {"ema_decay": 1.0}}, "finetune.ema_decay"),
+    ],
+)
+def test_settings_that_no_stage_can_use_are_refused_before_any_work(values, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(values)
