@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from distillery.errors import Cancelled
 from distillery.evaluation.harness import ImageSet, TestBench, judge
 from distillery.files import write_json
-from distillery.machine import available_cores
 from distillery.progress import Progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.controls import LABELS
 from generator.stage import Context
+from generator.stages.common import num_workers
 
 MakeSet = Callable[[int], ImageSet]
 """Number of the student -> the set it learns from; the same for all but random draws."""
@@ -59,7 +59,7 @@ def judge_all(
     runs: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
     open_tasks = [task for task in tasks if task.key not in runs]
     stop = threading.Event()
-    with ThreadPoolExecutor(_num_workers(context.config)) as pool:
+    with ThreadPoolExecutor(num_workers(context.config)) as pool:
         try:
             futures = [
                 pool.submit(_judge, task, context.config, bench, stop) for task in open_tasks
@@ -80,13 +80,6 @@ def judge_all(
         for protocol, named in sets.items()
         for name in named
     }
-
-
-def _num_workers(config: DistillConfig) -> int:
-    """Return how many students are trained at once: one on a GPU, else what the cores allow."""
-    if config.device == "cuda":
-        return 1
-    return max(1, available_cores() // (config.num_threads or 1))
 
 
 def _judge(task: _Task, config: DistillConfig, bench: TestBench, stop: threading.Event) -> dict:

@@ -5,13 +5,16 @@ The score of a set is the group-robust loss, on the validation split, of student
 The same code refines our images and the real control.
 """
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from distillery.checkpoint import Checkpoint
+from distillery.errors import Cancelled
 from distillery.evaluation.training import (
     augmentation_of,
     cross_entropy_objective,
@@ -22,11 +25,14 @@ from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
-from generator.stages.common import Reals
+from generator.stages.common import Reals, num_workers
 from robust.clusters import cluster_within_classes
 from robust.proxy import train_proxy
 from robust.refine import RealImages, refine
 from robust.scoring import set_score
+
+MakeProxy = Callable[[int], Classifier]
+"""Number of a proxy -> the trained network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ def refine_images(
         on_progress: Told of each step; may raise `Cancelled`.
     """
     score = set_scorer(reals, config)
+    num_proxies = -(-config.refine.num_steps // config.refine.steps_per_proxy)
     sets, scores = [images], [score(images, labels)]
     curves: list[list[float]] = [[]]
     steps, total = config.refine.num_steps, config.refine.num_steps * config.refine.num_attempts
@@ -72,10 +79,12 @@ def refine_images(
             on_progress(Progress("refine", step, total, progress.message, progress.metrics))
 
         attempt_seed = derive_seed(seed, "attempt", attempt)
-        refined, losses = _attempt(
-            images, labels, reals, clusters, config,
-            seed=attempt_seed, checkpoint=checkpoint(attempt), on_progress=tell,
-        )  # fmt: skip
+        make = proxy_maker(reals, clusters, config, seed=attempt_seed)
+        with Ahead(make, num_proxies, workers=num_workers(config)) as proxies:
+            refined, losses = _attempt(
+                images, labels, reals, proxies, config,
+                seed=attempt_seed, checkpoint=checkpoint(attempt), on_progress=tell,
+            )  # fmt: skip
         sets.append(refined)
         curves.append(losses)
         scores.append(score(refined, labels))
@@ -98,8 +107,8 @@ def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.
 
     def score(images: np.ndarray, labels: np.ndarray) -> float:
         objective = cross_entropy_objective(torch.from_numpy(labels).to(reals.device))
-        values = []
-        for number in range(config.refine.num_students):
+
+        def student_loss(number: int) -> float:
             seed = derive_seed(config.seed, "set-score", number)
             network = reals.new_classifier(student.network, seed)
             train_classifier(
@@ -107,14 +116,16 @@ def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.
                 background=reals.normalisation.background(),
             )  # fmt: skip
             logits = predict_logits(network, validation)
-            values.append(set_score(logits, truth, cluster_ids, config=config.proxy))
-        return float(np.mean(values))
+            return set_score(logits, truth, cluster_ids, config=config.proxy)
+
+        with ThreadPoolExecutor(num_workers(config)) as pool:
+            return float(np.mean(list(pool.map(student_loss, range(config.refine.num_students)))))
 
     return score
 
 
 def _attempt(
-    images: np.ndarray, labels: np.ndarray, reals: Reals, clusters: np.ndarray,
+    images: np.ndarray, labels: np.ndarray, reals: Reals, make_proxy: MakeProxy,
     config: DistillConfig, *, seed: int, checkpoint: Checkpoint | None, on_progress: OnProgress,
 ) -> tuple[np.ndarray, list[float]]:  # fmt: skip
     """Return refined raw images and the objective at each step."""
@@ -123,7 +134,7 @@ def _attempt(
         reals.normalised(images)[:],
         torch.from_numpy(labels).to(reals.device),
         RealImages(train_images, train_labels),
-        proxy_maker(reals, clusters, config, seed=seed),
+        make_proxy,
         config.refine,
         decode=lambda parameters: parameters,
         project=reals.normalisation.clamp,
@@ -137,20 +148,56 @@ def _attempt(
     return reals.normalisation.to_raw(result.parameters).cpu().numpy(), result.losses
 
 
+class Ahead:
+    """Trains the next proxies in other threads while refinement uses the present one.
+
+    A proxy depends on its number alone, so what is made ahead is what would be made in turn.
+    """
+
+    def __init__(
+        self, make: Callable[[int, threading.Event], Classifier], count: int, *, workers: int
+    ) -> None:
+        self._make, self._count, self._workers = make, count, workers
+        self._pool = ThreadPoolExecutor(workers)
+        self._futures: dict[int, Future[Classifier]] = {}
+        self._stop = threading.Event()
+
+    def __call__(self, number: int) -> Classifier:
+        """Return the proxy of a number, and start on those after it."""
+        for ahead in range(number, min(number + self._workers, self._count)):
+            if ahead not in self._futures:
+                self._futures[ahead] = self._pool.submit(self._make, ahead, self._stop)
+        for used in [n for n in self._futures if n < number]:
+            del self._futures[used]
+        return self._futures[number].result()
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
 def proxy_maker(
     reals: Reals, clusters: np.ndarray, config: DistillConfig, *, seed: int
-) -> Callable[[int], Classifier]:
-    """Return the function that trains the proxy of a number, from its own seed."""
+) -> Callable[[int, threading.Event], Classifier]:
+    """Return the function that trains the proxy of a number, until it is told to stop."""
     images, labels = reals.split("train")
     recipe = replace(config.proxy, num_steps=config.refine.proxy_steps)
 
-    def make(number: int) -> Classifier:
+    def make(number: int, stop: threading.Event) -> Classifier:
+        def on_step(_: int) -> None:
+            if stop.is_set():
+                raise Cancelled
+
         proxy = train_proxy(
             images, labels, clusters, (images[:1], labels[:1]),
             num_classes=reals.num_classes, config=recipe,
             augmentation=config.evaluate.student.augmentation,
             seed=derive_seed(seed, "refine-proxy", number),
             background=reals.normalisation.background(),
+            on_step=on_step,
         )  # fmt: skip
         return proxy.network.requires_grad_(False)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distillery.data.dataset import Dataset
 from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
 from distillery.errors import ModelError
+from distillery.machine import available_cores
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.class_rows import ClassMapping, initialise_rows
 from distillery.models.classifiers import Classifier, build_classifier
@@ -28,6 +29,16 @@ def machine_settings(config: DistillConfig) -> dict[str, Any]:
 def device_of(config: DistillConfig) -> torch.device:
     """Return the device that a job computes on."""
     return torch.device(config.device or "cpu")
+
+
+def num_workers(config: DistillConfig) -> int:
+    """Return how many small networks are trained at once: one on a GPU, else what cores allow.
+
+    Each draws from a seed of its own, so this number changes no result.
+    """
+    if config.device == "cuda":
+        return 1
+    return max(1, available_cores() // (config.num_threads or 1))
 
 
 @dataclass(frozen=True, slots=True)
