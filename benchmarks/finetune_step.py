@@ -5,7 +5,7 @@ diffusers runs it, and "fast", with our matrix products (finetune/linear.py). Ou
 whole step, with batch drawing, DiffFit gradients, minimax criteria, memories, AdamW and averages.
 All run in turn in one process; the figure is the ratio of medians.
 
-    python benchmarks/finetune_step.py [--threads N] [--repeats N] [--case digits|dit-s2]
+    python -m benchmarks.finetune_step [--threads N] [--repeats N] [--case digits|dit-s2]
 
 Targets: at most 1.15 for DiT-S/2, at most 1.35 for the digits DiT. Writes
 benchmarks/results/finetune_step.json with hardware and versions.

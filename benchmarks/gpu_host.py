@@ -4,7 +4,7 @@ On CUDA: DiT-XL/2 at 256 px with the autoencoder of Stable Diffusion, random wei
 published layout. On a CPU: a small DiT and few steps, to see that everything runs. Ours and the
 plain loop (`benchmarks/plain_loop.py`) run in one process, in turn, with the same allocator.
 
-    python benchmarks/gpu_host.py [--device cpu|cuda] [--threads N] [--compile]
+    python -m benchmarks.gpu_host [--device cpu|cuda] [--threads N] [--compile]
 
 Floating-point operations are counted by torch for one forward pass; a DiffFit step is counted as
 two (forward, and gradients of the inputs), in the plain loop with the encoding on top. Their share

@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
             model = line.split(":", 1)[1].strip()
             break
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
         "cpu": model,
         "cores": machine.num_cores,
         "gpu": machine.gpu,

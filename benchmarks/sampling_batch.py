@@ -4,7 +4,7 @@ The digits DiT with its default sampler and guidance, noise to raw pixels, every
 seed. Both ways take turns in one process; the figure is the ratio of median times per image. The
 images of both ways must agree within one grey level.
 
-    python benchmarks/sampling_batch.py [--threads N] [--repeats N]
+    python -m benchmarks.sampling_batch [--threads N] [--repeats N]
 
 Target: at least 3. Writes benchmarks/results/sampling_batch.json with hardware and versions.
 """
