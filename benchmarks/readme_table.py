@@ -36,7 +36,36 @@ def table() -> str:
         machine = f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
         name = file.removesuffix(".json")
         parts.append(f"`python -m benchmarks.{name}` on {machine} (`benchmarks/results/{file}`).")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_speed()])
+
+
+def _speed() -> list[str]:
+    """Return what was measured of time and memory, one sentence a result file."""
+    found = []
+    if (RESULTS / "whole_run.json").exists():
+        first, cached = read_json(RESULTS / "whole_run.json")["rows"]
+        peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
+        found.append(
+            f"The default run takes {first['seconds']:.0f} s on two CPU cores from nothing, and "
+            f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
+            f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`)."
+        )
+    if (RESULTS / "finetune_step.json").exists():
+        cases = read_json(RESULTS / "finetune_step.json")["results"]
+        ratios = " and ".join(
+            f"{c['ratio_to_floor_fast']:.2f} ({name})" for name, c in cases.items()
+        )
+        found.append(
+            f"A fine-tuning step costs {ratios} of a forward and a backward to the input of the "
+            "frozen network with the same matrix products (`finetune_step.json`)."
+        )
+    if (RESULTS / "sampling_batch.json").exists():
+        ratio = read_json(RESULTS / "sampling_batch.json")
+        found.append(
+            f"Sampling the digits DiT in batches of 64 is {ratio['ratio']:.0f} times as fast per "
+            "image as one at a time (`sampling_batch.json`)."
+        )
+    return found
 
 
 def _one(name: str, images_per_class: str, rows: dict[str, Any]) -> str:
