@@ -20,7 +20,8 @@ from robust.selection import herding, k_medoids, random_choice
 
 LABELS = {
     "ours": "Distillery",
-    "selected": "chosen candidates, not refined",
+    "selected": "chosen samples, not refined",
+    "fine_tuned": "samples of the fine-tuned base",
     "plain_dit": "plain DiT samples",
     "random_real": "random real images",
     "herding": "herding of real features",

@@ -188,15 +188,28 @@ def _check_size(prepared: Finished, config: DistillConfig) -> None:
 
 def _publish(source: Path, target: Path) -> Path:
     """Give the bundle its place in the job folder, as links to the stage's files where it can."""
-    if target.exists():
+    sums = _sums(source)
+    if target.exists() and _sums(target) == sums:
         return target
     partial = target.with_name(f".{target.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
+    shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(source, partial, copy_function=os.link)
     except OSError:  # a file system without hard links
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(source, partial)
-    os.rename(partial, target)
+    if target.exists():  # of an earlier version of a stage
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(target, old)
+        os.rename(partial, target)
+        shutil.rmtree(old)
+    else:
+        os.rename(partial, target)
     return target
+
+
+def _sums(folder: Path) -> bytes:
+    """Return the checksums that a bundle folder carries, nothing where there are none."""
+    path = folder / "SHA256SUMS"
+    return path.read_bytes() if path.exists() else b""

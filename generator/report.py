@@ -15,7 +15,9 @@ from generator.stages.refine import CURVE
 SCHEMA = "distillery-report/1"
 
 EFFECTS = (
-    ("fine-tuning and selection", "plain_dit", "selected"),
+    ("fine-tuning", "plain_dit", "fine_tuned"),
+    ("selection", "fine_tuned", "selected"),
+    ("selection, without fine-tuning", "plain_dit", "selected"),
     ("refinement", "selected", "ours"),
     ("the generated start, against a real one with the same refinement", "real_refined", "ours"),
     ("the whole, against k-medoids of real images", "k_medoids", "ours"),
@@ -24,7 +26,7 @@ EFFECTS = (
 )
 """(what, set without, set with) of each comparison that the report draws."""
 FALLBACK_NAMES = {
-    "plain_dit": "selected real images, against plain samples of the base",
+    "fine_tuned": "selected real images, against samples of the fine-tuned base",
     "real_refined": "the selection of real images, against a random one refined alike",
 }
 """What the comparisons with these sets show where real images took the place of samples."""
@@ -117,6 +119,8 @@ def stage_effects(results: dict[str, Any], *, is_fallback: bool = False) -> list
         _effect(names.get(without, what), rows[without], rows[with_], without, with_)
         for what, without, with_ in EFFECTS
         if without in rows and with_ in rows
+        # with fine-tuning there is a set between the two
+        if not (what.endswith("without fine-tuning") and "fine_tuned" in rows)
     ]
     for row in results["soft"]:
         effects.append(_effect("soft labels", rows["ours"], row, "ours", "ours, soft labels"))

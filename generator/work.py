@@ -136,7 +136,7 @@ def _evaluate(config: DistillConfig, look: Look, speeds: Speeds) -> float:
     sets = 1 + config.label.enabled + evaluate.full_data
     controls = 0.0
     if evaluate.controls:
-        sets += 4 + 2 * config.refine.enabled + (ipc == 1)
+        sets += 4 + config.finetune.enabled + 2 * config.refine.enabled + (ipc == 1)
         controls = _refine(config, num_classes, speeds) if config.refine.enabled else 0.0
     batch = min(student.batch_size, num_classes * ipc)
     num_test = look.num_images - look.num_train / (1 - config.data.validation_fraction)

@@ -7,6 +7,8 @@ that a killed run goes on at the next student.
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from distillery.evaluation.harness import ImageSet, build_bench, summarise
 from distillery.files import write_json
 from distillery.progress import Progress
@@ -16,7 +18,7 @@ from generator.controls import LABELS, random_real, real_selections, refined_con
 from generator.judging import MakeSet, judge_all
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals
-from generator.stages.generate import PLAIN
+from generator.stages.generate import PLAIN, POOL
 from generator.stages.label import LOGITS
 from generator.stages.refine import REFINED
 from generator.stages.score import CHOSEN, CLUSTERS, PROXY
@@ -88,6 +90,8 @@ def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
         return
     if config.refine.enabled:
         yield "selected", _stored(read_tensors(context.inputs["score"] / CHOSEN)[0])
+    if config.finetune.enabled:
+        yield "fine_tuned", _always(_first_of_pool(context))
     yield "plain_dit", _stored(read_tensors(context.inputs["generate"] / PLAIN)[0])
     yield "random_real", lambda draw: random_real(reals, config, draw)
     proxy = reals.load_classifier(context.inputs["score"] / PROXY, config.proxy.network)
@@ -98,6 +102,15 @@ def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     if config.evaluate.full_data:
         everything = ImageSet(*reals.dataset.split("train"))
         yield "full_data", lambda _: everything
+
+
+def _first_of_pool(context: Context) -> ImageSet:
+    """Return the first candidates of each class: no selection, the noise of the plain control."""
+    arrays, _ = read_tensors(context.inputs["generate"] / POOL)
+    labels = arrays["labels"]  # sorted
+    first = np.arange(len(labels)) - np.searchsorted(labels, labels)
+    keep = first < context.config.images_per_class
+    return ImageSet(arrays["images"][keep], labels[keep])
 
 
 def _refined_real(context: Context, reals: Reals) -> dict:
@@ -123,5 +136,5 @@ def _row(config: DistillConfig, name: str, runs: list[dict]) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    "evaluate", 1, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
+    "evaluate", 3, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
 )

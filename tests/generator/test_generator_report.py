@@ -15,14 +15,14 @@ def row(name: str, *runs: float) -> dict:
 
 
 def test_a_gain_is_with_less_without() -> None:
-    hard = [row("ours", 0.90, 0.90), row("selected", 0.80, 0.80), row("plain_dit", 0.85, 0.85)]
+    hard = [row("ours", 0.90, 0.90), row("selected", 0.80, 0.80), row("fine_tuned", 0.85, 0.85)]
     effects = {e["stage"]: e for e in stage_effects({"hard": hard, "soft": []})}
-    assert set(effects) == {"fine-tuning and selection", "refinement"}
+    assert set(effects) == {"selection", "refinement"}
     assert effects["refinement"]["gain"] == pytest.approx(0.10)
     assert effects["refinement"]["verdict"].startswith("+10.0 points")
     assert effects["refinement"]["verdict"].endswith("it helps")
-    assert effects["fine-tuning and selection"]["gain"] == pytest.approx(-0.05)
-    assert effects["fine-tuning and selection"]["verdict"].endswith("it hurts")
+    assert effects["selection"]["gain"] == pytest.approx(-0.05)
+    assert effects["selection"]["verdict"].endswith("it hurts")
     assert effects["refinement"]["compared"] == ["selected", "ours"]
 
 
@@ -46,9 +46,9 @@ def test_soft_labels_are_held_against_hard_ones() -> None:
 
 
 def test_a_fallback_does_not_credit_the_generator() -> None:
-    hard = [row(name, 0.8, 0.8) for name in ("ours", "selected", "plain_dit", "real_refined")]
+    hard = [row(name, 0.8, 0.8) for name in ("ours", "selected", "fine_tuned", "real_refined")]
     named = {e["stage"] for e in stage_effects({"hard": hard, "soft": []}, is_fallback=True)}
-    assert not any("fine-tuning" in stage or "generated" in stage for stage in named)
+    assert "selection" not in named and not any("generated" in stage for stage in named)
     assert "refinement" in named and len(named) == 3
 
 
@@ -59,11 +59,12 @@ def test_the_report_of_a_job_tells_everything_it_promises(smoke: SmokeJob) -> No
     ]  # fmt: skip
     names = [found["name"] for found in report["results"]["hard"]]
     assert names == [
-        "ours", "selected", "plain_dit", "random_real", "herding", "k_medoids", "real_refined",
+        "ours", "selected", "fine_tuned", "plain_dit", "random_real", "herding", "k_medoids",
+        "real_refined",
     ]  # fmt: skip
     (soft,), hard = report["results"]["soft"], report["results"]["hard"][0]
     assert soft["name"] == "ours" and soft["per_class"] != hard["per_class"]  # other students
-    assert len(report["stage_effects"]) == 6
+    assert len(report["stage_effects"]) == 7
     assert report["fallback"] is None
     assert report["dataset"]["images_per_split"] == {"train": 997, "validation": 200, "test": 600}
     assert report["curves"]["refine"]["loss"] and report["curves"]["finetune"]
