@@ -17,7 +17,6 @@ SCHEMA = "distillery-report/1"
 EFFECTS = (
     ("fine-tuning", "plain_dit", "fine_tuned"),
     ("selection", "fine_tuned", "selected"),
-    ("selection, without fine-tuning", "plain_dit", "selected"),
     ("refinement", "selected", "ours"),
     ("the generated start, against a real one with the same refinement", "real_refined", "ours"),
     ("the whole, against k-medoids of real images", "k_medoids", "ours"),
@@ -25,11 +24,14 @@ EFFECTS = (
     ("the whole, against class means", "class_mean", "ours"),
 )
 """(what, set without, set with) of each comparison that the report draws."""
+UNTUNED_EFFECTS = (("selection, without fine-tuning", "plain_dit", "selected"), *EFFECTS[2:])
+"""The comparisons where fine-tuning was switched off."""
 FALLBACK_NAMES = {
-    "fine_tuned": "selected real images, against samples of the fine-tuned base",
-    "real_refined": "the selection of real images, against a random one refined alike",
+    ("fine_tuned", "selected"): "selected real images, against samples of the fine-tuned base",
+    ("plain_dit", "selected"): "selected real images, against plain samples of the base",
+    ("real_refined", "ours"): "the selection of real images, against a random one refined alike",
 }
-"""What the comparisons with these sets show where real images took the place of samples."""
+"""What comparisons of (set without, set with) show where real images took the place of samples."""
 
 
 def build_report(context: Context) -> dict[str, Any]:
@@ -116,11 +118,9 @@ def stage_effects(results: dict[str, Any], *, is_fallback: bool = False) -> list
     rows = {row["name"]: row for row in results["hard"]}
     names = FALLBACK_NAMES if is_fallback else {}
     effects = [
-        _effect(names.get(without, what), rows[without], rows[with_], without, with_)
-        for what, without, with_ in EFFECTS
+        _effect(names.get((without, with_), what), rows[without], rows[with_], without, with_)
+        for what, without, with_ in (EFFECTS if "fine_tuned" in rows else UNTUNED_EFFECTS)
         if without in rows and with_ in rows
-        # with fine-tuning there is a set between the two
-        if not (what.endswith("without fine-tuning") and "fine_tuned" in rows)
     ]
     for row in results["soft"]:
         effects.append(_effect("soft labels", rows["ours"], row, "ours", "ours, soft labels"))

@@ -52,6 +52,14 @@ def test_a_fallback_does_not_credit_the_generator() -> None:
     assert "refinement" in named and len(named) == 3
 
 
+def test_a_fallback_without_fine_tuning_does_not_credit_the_selection_of_samples() -> None:
+    hard = [row(name, 0.8, 0.8) for name in ("ours", "selected", "plain_dit")]
+    results = {"hard": hard, "soft": []}
+    (first, _), (fallback, _) = stage_effects(results), stage_effects(results, is_fallback=True)
+    assert first["stage"] == "selection, without fine-tuning"
+    assert fallback["stage"] == "selected real images, against plain samples of the base"
+
+
 def test_the_report_of_a_job_tells_everything_it_promises(smoke: SmokeJob) -> None:
     report = read_json(smoke.result.bundle / "report.json")
     assert [stage["name"] for stage in report["stages"]] == [
