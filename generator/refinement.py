@@ -17,15 +17,13 @@ from distillery.checkpoint import Checkpoint
 from distillery.errors import Cancelled
 from distillery.evaluation.training import (
     augmentation_of,
-    cross_entropy_objective,
     predict_logits,
-    train_classifier,
 )
 from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
-from generator.stages.common import Reals, num_workers
+from generator.stages.common import Reals, fit_classifier, num_workers
 from robust.clusters import cluster_within_classes
 from robust.proxy import train_proxy
 from robust.refine import RealImages, refine
@@ -106,15 +104,11 @@ def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.
     student = config.evaluate.student
 
     def score(images: np.ndarray, labels: np.ndarray) -> float:
-        objective = cross_entropy_objective(torch.from_numpy(labels).to(reals.device))
+        targets = torch.from_numpy(labels).to(reals.device)
 
         def student_loss(number: int) -> float:
             seed = derive_seed(config.seed, "set-score", number)
-            network = reals.new_classifier(student.network, seed)
-            train_classifier(
-                network, reals.normalised(images), objective, student, seed=seed,
-                background=reals.normalisation.background(),
-            )  # fmt: skip
+            network = fit_classifier(reals, reals.normalised(images), targets, student, seed=seed)
             logits = predict_logits(network, validation)
             return set_score(logits, truth, cluster_ids, config=config.proxy)
 

@@ -11,8 +11,6 @@ from typing import Any
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import (
     accuracy,
-    cross_entropy_objective,
-    train_classifier,
 )
 from distillery.models.base import pixel_base, save_pixel_base
 from distillery.models.class_rows import map_classes
@@ -29,6 +27,7 @@ from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import (
     Reals,
     device_of,
+    fit_classifier,
     load_named_base,
     machine_settings,
     open_reals,
@@ -144,19 +143,12 @@ def _train_judge(context: Context, reals: Reals) -> float:
     """Train the fidelity judge on real images and return its validation accuracy."""
     recipe = judge_recipe(context.config)
     seed = derive_seed(context.config.base.pretrain.base_seed, "judge")
-    images, labels = reals.split("train")
-    network = reals.new_classifier(recipe.network, seed)
-    train_classifier(
-        network,
-        images,
-        cross_entropy_objective(labels),
-        recipe,
-        seed=seed,
-        background=reals.normalisation.background(),
+    network = fit_classifier(
+        reals, *reals.split("train"), recipe, seed=seed,
         on_step=lambda step: context.on_progress(
             Progress("base", step, recipe.num_steps, "training the judge of fidelity")
         ),
-    )
+    )  # fmt: skip
     save_classifier(context.folder / JUDGE, network)
     return accuracy(network, *reals.split("validation"))
 

@@ -1,5 +1,6 @@
 """What several stages do alike: open the prepared data, the base, and classifiers on disk."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from distillery.data.dataset import Dataset
 from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
 from distillery.errors import ModelError
+from distillery.evaluation.config import StudentConfig
+from distillery.evaluation.training import cross_entropy_objective, train_classifier
 from distillery.machine import available_cores
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.class_rows import ClassMapping, initialise_rows
@@ -73,6 +76,19 @@ class Reals:
         arrays, _ = read_tensors(path)
         network.load_state_dict({key: torch.from_numpy(value) for key, value in arrays.items()})
         return network.eval()
+
+
+def fit_classifier(
+    reals: Reals, images: NormalisedImages, labels: Tensor, recipe: StudentConfig, *, seed: int,
+    on_step: Callable[[int], None] | None = None,
+) -> Classifier:  # fmt: skip
+    """Return a classifier of normalised images (N, C, H, W), trained with hard labels (N,)."""
+    network = reals.new_classifier(recipe.network, seed)
+    train_classifier(
+        network, images, cross_entropy_objective(labels), recipe, seed=seed,
+        background=reals.normalisation.background(), on_step=on_step,
+    )  # fmt: skip
+    return network
 
 
 def open_reals(context: Context) -> Reals:

@@ -12,9 +12,7 @@ from torch import Tensor
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import (
     accuracy,
-    cross_entropy_objective,
     predict_logits,
-    train_classifier,
 )
 from distillery.progress import Progress
 from distillery.seeds import derive_seed
@@ -22,7 +20,13 @@ from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, machine_settings, open_reals, save_classifier
+from generator.stages.common import (
+    Reals,
+    fit_classifier,
+    machine_settings,
+    open_reals,
+    save_classifier,
+)
 from generator.stages.refine import REFINED
 from generator.vision import OWN_TEACHER, load_vision_model, teacher_columns
 
@@ -83,11 +87,8 @@ def _own_logits(context: Context, reals: Reals, images: np.ndarray) -> tuple[Ten
         augmentation=config.evaluate.student.augmentation,
     )
     seed = derive_seed(config.seed, "teacher")
-    train_images, labels = reals.split("train")
-    teacher = reals.new_classifier(recipe.network, seed)
-    train_classifier(
-        teacher, train_images, cross_entropy_objective(labels), recipe, seed=seed,
-        background=reals.normalisation.background(),
+    teacher = fit_classifier(
+        reals, *reals.split("train"), recipe, seed=seed,
         on_step=lambda step: context.on_progress(
             Progress("label", step, recipe.num_steps, "training the teacher")
         ),
