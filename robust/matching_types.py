@@ -1,0 +1,108 @@
+"""What matching is made of: batches, objectives, constraints, parameterisations, methods.
+
+An objective looks at one network, a real and a synthetic batch and says how far they are apart; a
+constraint has the same form and is added with its weight; a parameterisation says what is stored
+and how images come out of it. Shapes: N images, P stored parameters, V views of each, K classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from distillery.data.augment import AugmentConfig
+from distillery.models.classifiers import Classifier
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of one step, of one class or of several, augmented where the method asks for it."""
+
+    images: Tensor
+    """Normalised float images, (N, C, H, W); real ones carry no gradient, synthetic ones do."""
+    labels: Tensor
+    """int64 (N,) in [0, K)."""
+
+    def of_class(self, label: int) -> Tensor:
+        """Return the images of one class, (n, C, H, W)."""
+        return self.images[self.labels == label]
+
+    def classes(self) -> list[int]:
+        """Return the labels that occur, in order."""
+        return [int(label) for label in self.labels.unique()]
+
+
+Objective = Callable[[Classifier, Batch, Batch, int], Tensor]
+"""(network, real batch, synthetic batch, K) -> scalar loss, a sum over the classes present."""
+Constraint = Objective
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedConstraint:
+    """A constraint beside the objective."""
+
+    name: str
+    """What progress, results and errors call it."""
+    weight: float
+    term: Constraint
+
+
+class Parameterisation(Protocol):
+    """What is optimised in place of plain images."""
+
+    views: int
+    """V: images that one stored parameter decodes to; those of a parameter follow each other."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the parameters to start from, (P, ...), for normalised images.
+
+        `images` is (P * V, C, H, W) where each view has its own picture (multi-formation packs V
+        images into one), in the order in which `decode` returns them.
+        """
+        ...
+
+    def decode(self, parameters: Tensor) -> Tensor:
+        """Return normalised images (P * V, C, H, W), differentiable in `parameters` (P, ...)."""
+        ...
+
+    def project(self, parameters: Tensor) -> None:
+        """Bring `parameters` back, in place and without gradient, to what can be stored."""
+        ...
+
+    def store(self, parameters: Tensor) -> Tensor:
+        """Return what counts as the distilled set, normalised images (P, C, H, W)."""
+        ...
+
+
+NetworkSource = Literal["random", "trained_along", "queue", "trained"]
+"""`random`: fresh weights each iteration (DM). `trained_along`: trained on the synthetic set
+between steps (DC, DSA). `queue`: a growing queue of networks, trained on real data (IDM).
+`trained`: one network at a time, trained on real data between steps (IDC)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Method:
+    """A row of the tables: what is matched, on which networks, how the images move."""
+
+    name: str
+    objective: Objective
+    constraints: tuple[WeightedConstraint, ...] = ()
+    networks: NetworkSource = "random"
+    robust: bool = False
+    """Networks are trained on real data by CE + mean CVaR + max CVaR over moving clusters."""
+    augmentation: AugmentConfig | None = None
+    """One draw per class and step, shared by real and synthetic images; None: none."""
+    parameterisation: Callable[[torch.device], Parameterisation] | None = None
+    """Builds what is optimised; None: pixels."""
+    start: str = "random"
+    """How the images begin: `noise`, or a method of selection from the real images."""
+    reals_per_class: int = 256
+    learning_rate: float = 1.0
+    """Of the images; SGD."""
+    momentum: float = 0.5
+    num_iterations: int = 20_000
+    """Of the published schedule; a budget may end sooner."""
+    settings: dict[str, float] = field(default_factory=dict)
+    """Further numbers of a network source (`robust.networks` names them)."""
