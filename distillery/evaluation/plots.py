@@ -7,38 +7,18 @@ matplotlib only through `Figure`: no pyplot, so no state that is shared between 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from distillery.evaluation.lanes import Lane
 from distillery.evaluation.svg import ACCENT, INK, LINE, MUTED, OTHER, one_line, svg_element
 
 WIDE_PX = 900
 NARROW_PX = 340
 MAX_POINTS = 300
 _LABEL_LETTERS = 34
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Lane:
-    """One row of a lane chart; shares are in [0, 1] and shown in percent."""
-
-    label: str
-    """What the row is, any text."""
-    mean: float | None
-    """Share to mark; None shows `note` instead."""
-    std: float | None = None
-    """Half the length of the whisker, if any."""
-    runs: tuple[float, ...] = ()
-    """Single results, as faint dots."""
-    is_ours: bool = False
-    """Drawn in the accent colour, and in bold beside lanes that are not ours."""
-    reference: float | None = None
-    """Another share in the same row, as a hollow dot."""
-    note: str = ""
-    """Text in place of a value."""
 
 
 def lane_chart(lanes: Sequence[Lane], *, title: str, width_px: int = WIDE_PX) -> str:

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from distillery.evaluation import plots, report_view
-from distillery.evaluation.plots import Lane
+from distillery.evaluation.lanes import Lane
 
 
 def report_html(report: dict[str, Any], *, preview_png: bytes) -> str:

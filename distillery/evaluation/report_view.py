@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillery.evaluation.plots import Lane
+from distillery.evaluation.lanes import Lane
 
 MAX_LANES = 30
 Row = Mapping[str, Any]

@@ -10,7 +10,8 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from distillery.evaluation import plots, report_view
-from distillery.evaluation.plots import Lane, lane_chart, line_chart
+from distillery.evaluation.lanes import Lane
+from distillery.evaluation.plots import lane_chart, line_chart
 from distillery.evaluation.report_page import report_html
 
 PNG = b"\x89PNG-preview"
