@@ -28,13 +28,21 @@ class Normalisation:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return raw uint8 images as normalised float32."""
+        return self.from_unit(images.float() / 255)
+
+    def from_unit(self, images: Tensor) -> Tensor:
+        """Return float images of [0, 1] normalised; differentiable."""
         mean, std = self._columns(images)
-        return (images.float() / 255 - mean) / std
+        return (images - mean) / std
+
+    def to_unit(self, images: Tensor) -> Tensor:
+        """Return normalised images in units of [0, 1], not clamped; differentiable."""
+        mean, std = self._columns(images)
+        return images * std + mean
 
     def to_raw(self, images: Tensor) -> Tensor:
         """Return normalised float images as raw uint8, rounded and clamped to [0, 255]."""
-        mean, std = self._columns(images)
-        return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+        return (self.to_unit(images) * 255).round().clamp(0, 255).to(torch.uint8)
 
     def clamp(self, images: Tensor) -> Tensor:
         """Return normalised images clamped to what raw pixels can hold."""

@@ -1,0 +1,226 @@
+"""Two constraints beside any matching objective: class centralisation and covariance matching.
+
+Source: Deng et al. (2024), "Exploiting Inter-sample and Inter-feature Relations in Dataset
+Distillation" (IID), Eq. 3-7, and its published code, which differs from the paper as noted below.
+Shapes: N samples, D features, K classes, n samples of a class, C' x H' x W' the last feature map.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from distillery.models.classifiers import Classifier
+from robust.matching import group_means
+from robust.matching_types import Batch, Constraint, WeightedConstraint
+
+Base = Literal["dm", "idm"]
+Origin = Literal["paper", "code"]
+LARGEST_ARGUMENT = 5.0
+"""Beyond it exp goes on as a straight line: no overflow, and a far sample is still pulled in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConstraintWeights:
+    """How much each constraint counts beside the matching objective."""
+
+    centralisation: float
+    covariance: float
+
+
+_PAPER = {
+    1: ConstraintWeights(0.05, 0.01),
+    10: ConstraintWeights(0.05, 0.01),
+    50: ConstraintWeights(0.003, 0.01),
+}
+_CODE = {"dm": ConstraintWeights(0.05, 0.01), "idm": ConstraintWeights(0.01, 0.03)}
+
+
+def published_weights(
+    images_per_class: int, base: Base, *, origin: Origin = "paper"
+) -> ConstraintWeights:
+    """Return the published weights at this number of images per class.
+
+    Args:
+        images_per_class: 1, 10 or 50; the code has one pair for all of them.
+        base: `dm` or `idm`, the objective that the constraints stand beside. DM has no IPC 1: a
+            single sample has no spread and no covariance; IDM's expansion makes four of it.
+        origin: `paper` or `code` (hard-coded there; they differ for IDM).
+
+    Raises:
+        ValueError: If nothing is published for this pair.
+    """
+    if base not in _CODE or origin not in ("paper", "code"):
+        raise ValueError(
+            "constraint weights are published for base dm or idm and origin paper or code, "
+            f"got {base!r} and {origin!r}"
+        )
+    if base == "dm" and images_per_class == 1:
+        raise ValueError(
+            "DM with constraints is not defined at 1 image per class, which has no spread and no "
+            "covariance: use 10 or 50, or base idm, whose expansion makes four samples of an image"
+        )
+    if images_per_class not in _PAPER:
+        raise ValueError(
+            f"constraint weights are published for {', '.join(map(str, _PAPER))} images per class, "
+            f"got {images_per_class}: name the weights yourself"
+        )
+    return _PAPER[images_per_class] if origin == "paper" else _CODE[base]
+
+
+def class_centralisation(
+    network: Classifier | Callable[[], Classifier],
+    *,
+    form: Literal["squared", "exp"] = "squared",
+    floor: float = 0.0,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+) -> Constraint:
+    """Return the constraint that pulls synthetic samples to the mean of their class.
+
+    It looks through `network`, a ResNet-18 trained on the real data, not through the network that
+    matches. Distances are squared; where a scale is needed it is d_real, the real class's mean
+    squared distance to its own mean in the same network.
+
+    - `squared` (the code): sum of max(0, d - floor x d_real).
+    - `exp` (Eq. 3): sum of max(0, exp(alpha x d / d_real) - beta). The paper gives no alpha and no
+      scale, and a raw squared distance overflows exp; as exp is never below 1, beta up to 1 has no
+      effect at all.
+
+    Args:
+        network: A trained network, or a function that draws one for each step.
+        form: Which of the two.
+        floor: Share of the real spread that the samples may keep; only with `squared`.
+        alpha: Scale of the argument, above 0.
+        beta: Threshold; above 1 it lets samples rest where exp(alpha x d / d_real) < beta.
+
+    Raises:
+        ValueError: For a number out of range; by the constraint, for a class with one sample.
+    """
+    if form not in ("squared", "exp"):
+        raise ValueError(f"form must be squared or exp, got {form!r}")
+    if floor < 0 or alpha <= 0 or beta < 0:
+        raise ValueError(
+            "centralisation needs floor >= 0, alpha > 0 and beta >= 0, "
+            f"got {floor}, {alpha} and {beta}"
+        )
+
+    def constraint(_: Classifier, real: Batch, synthetic: Batch, num_classes: int) -> Tensor:
+        look = network if isinstance(network, Classifier) else network()
+        features = look.features(synthetic.images)
+        _need_two(synthetic.labels, num_classes, "class centralisation")
+        distances = squared_spread(features, synthetic.labels, num_classes)  # (N,)
+        if form == "squared" and floor == 0:
+            return distances.sum()
+        with torch.no_grad():
+            spread = squared_spread(look.features(real.images), real.labels, num_classes)
+            scale, _sizes = group_means(spread[:, None], real.labels, num_classes)  # (K, 1)
+        scale = scale[synthetic.labels, 0]  # (N,)
+        known = scale > 0  # a class without two different real samples has no scale
+        if form == "squared":
+            excess = distances - floor * scale
+        else:
+            argument = alpha * distances / torch.where(known, scale, 1)
+            excess = _exp_then_line(argument) - beta
+        return torch.where(known, excess.clamp(min=0), 0).sum()
+
+    return constraint
+
+
+def squared_spread(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the squared distance of each sample (N, D) to the mean of its class, (N,).
+
+    The mean is part of the graph, as in Eq. 4: the gradient moves the samples towards each other.
+    """
+    means, _ = group_means(features, labels, num_classes)
+    return (features - means[labels]).square().sum(1)
+
+
+def _exp_then_line(x: Tensor) -> Tensor:
+    """Return exp(x) up to LARGEST_ARGUMENT and its tangent from there on."""
+    inside = x.clamp(max=LARGEST_ARGUMENT)
+    return inside.exp() * (1 + x - inside)
+
+
+def covariance_matching(
+    network: Classifier, real: Batch, synthetic: Batch, num_classes: int
+) -> Tensor:
+    """Return the squared Frobenius distance of the classes' feature covariances, summed.
+
+    The features are the local descriptors of the last feature map, C' numbers at each of its
+    H' x W' places. The real side is held constant. Source: Eq. 5.
+
+    The cost grows with the classes of the batch, not with K; a class without real samples does not
+    count.
+
+    Raises:
+        ValueError: If a class has one synthetic sample: its covariance is zero whatever it shows.
+    """
+    _need_two(synthetic.labels, num_classes, "covariance matching")
+    present = synthetic.labels.unique()
+    present = present[torch.isin(present, real.labels)]
+    with torch.no_grad():
+        target = _covariances_of(network, real, present)
+    return (_covariances_of(network, synthetic, present) - target).square().sum()
+
+
+def _covariances_of(network: Classifier, batch: Batch, classes: Tensor) -> Tensor:
+    """Return the covariances of these sorted classes, (len(classes), C', C')."""
+    mine = torch.isin(batch.labels, classes)
+    rows = torch.searchsorted(classes, batch.labels[mine])
+    return class_covariances(network.feature_map(batch.images[mine]), rows, len(classes))
+
+
+def class_covariances(maps: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return the covariance of the local descriptors of each class, (K, C', C').
+
+    Sigma = mean over samples of (F - mean F)(F - mean F)^T, where F is (C', H' W') and the mean is
+    taken place by place; not divided by H' W'. Zero for an absent class. Source: Eq. 6-7.
+
+    Args:
+        maps: Feature maps, (N, C', H', W').
+        labels: (N,) in [0, num_classes).
+        num_classes: K.
+    """
+    descriptors = maps.flatten(2)  # (N, C', P)
+    channels, places = descriptors.shape[1:]
+    sizes = torch.bincount(labels, minlength=num_classes)
+    # Classes side by side, short ones filled with zeros, so that one product serves all of them
+    order = labels.argsort(stable=True)
+    rows = labels[order]
+    position = torch.arange(len(order), device=labels.device) - (sizes.cumsum(0) - sizes)[rows]
+    means, _ = group_means(descriptors.flatten(1), labels, num_classes)
+    centred = (descriptors.flatten(1) - means[labels])[order]
+    blocks = centred.new_zeros(num_classes, int(sizes.max()), channels * places)
+    blocks = blocks.index_put((rows, position), centred)
+    flat = blocks.reshape(num_classes, -1, channels, places).transpose(1, 2).flatten(2)
+    return flat @ flat.transpose(1, 2) / sizes.clamp(min=1)[:, None, None]
+
+
+def weighted_constraints(
+    weights: ConstraintWeights, network: Classifier | Callable[[], Classifier]
+) -> tuple[WeightedConstraint, ...]:
+    """Return both constraints in the plain form of the code; one of weight zero is left out.
+
+    Args:
+        weights: See `published_weights`.
+        network: A trained ResNet-18 for centralisation, or a function that draws one.
+    """
+    both = (
+        WeightedConstraint("centralisation", weights.centralisation, class_centralisation(network)),
+        WeightedConstraint("covariance", weights.covariance, covariance_matching),
+    )
+    return tuple(term for term in both if term.weight)
+
+
+def _need_two(labels: Tensor, num_classes: int, what: str) -> None:
+    """Raise ValueError if a class that is present has a single sample."""
+    sizes = torch.bincount(labels, minlength=num_classes)
+    if bool((sizes == 1).any()):
+        label = int((sizes == 1).nonzero()[0])
+        raise ValueError(
+            f"{what} needs two or more synthetic samples of each class, class {label} has one: use "
+            "2 or more images per class, or an expansion that makes several samples of an image"
+        )
