@@ -6,10 +6,9 @@ from pathlib import Path
 
 from distillery.errors import ModelError
 from distillery.files import read_json
-from distillery.models.base import FACTS_FILE, PIPELINE_FILE
 from distillery.models.class_rows import ClassMapping
-from distillery.models.components import read_labels, read_licence
 from distillery.models.config import PUBLISHED_BASES
+from distillery.models.facts import FACTS_FILE, PIPELINE_FILE, read_labels, read_licence
 from distillery.models.hub import commit_of, fetch_base, is_repo_id
 from finetune.config import BaseKind
 

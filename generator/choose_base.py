@@ -18,8 +18,6 @@ from generator.bases import base_facts
 from generator.config import DistillConfig
 from generator.public_names import public_name
 from generator.stage import RECORD, Finished, stage_key
-from generator.stages.base import STAGE as BASE
-from generator.stages.prepare import STAGE as PREPARE
 
 PUBLISHED = "facebook/DiT-XL-2-256"
 SMALLEST_FOR_LATENT = 64
@@ -146,6 +144,12 @@ def _cached(
     asked: DistillConfig, survey: Any, size: int, cache: Path, resolve: Resolve
 ) -> BaseChoice | None:
     """Return the longest-trained base of the same prepared data, if one is in the cache."""
+    if not any(cache.glob(f"base-*/{RECORD}")):
+        return None
+    # here, because they need torch: without a cached base a plan is made without it
+    from generator.stages.base import STAGE as BASE
+    from generator.stages.prepare import STAGE as PREPARE
+
     channels = asked.channels or (1 if survey.gray else 3)
     key = stage_key(PREPARE, replace(asked, image_size=size, channels=channels), {})
     record = cache / f"prepare-{key[:16]}" / RECORD

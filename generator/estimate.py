@@ -154,6 +154,9 @@ def _stage(name: str, seconds: float, speeds: Speeds, is_done: bool) -> StageEst
 
 def finished_stages(config: DistillConfig, cache: Path, folder: Path | None) -> set[str]:
     """Return the stages of a job that are complete already, in the cache or its own folder."""
+    if not cache.is_dir() and folder is None:
+        return set()
+    # here, because it imports torch
     from generator.pipeline import STAGES
     from generator.stage import RECORD, Finished, stage_key
 

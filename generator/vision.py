@@ -5,15 +5,18 @@ Any `transformers` vision model will do, from a folder or the Hub; a teacher mus
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from distillery.errors import ModelError
 from distillery.models.class_rows import map_classes
-from distillery.models.components import read_facts
-from distillery.models.features import VisionModelFeatures
+from distillery.models.facts import read_facts
 from distillery.models.hub import fetch_model, is_repo_id
 from generator.config import DistillConfig
+
+if TYPE_CHECKING:  # plans check names without torch
+    import torch
+
+    from distillery.models.features import VisionModelFeatures
 
 OWN_FEATURES = "proxy"
 """The selection looks at the features of the job's own proxy."""
@@ -41,13 +44,15 @@ def find_vision_model(reference: str, *, allow_download: bool) -> Path:
 
 
 def load_vision_model(
-    reference: str, *, allow_download: bool, device: torch.device
-) -> VisionModelFeatures:
+    reference: str, *, allow_download: bool, device: "torch.device"
+) -> "VisionModelFeatures":
     """Return a vision model on a device.
 
     Raises:
         ModelError: If there is none, or it cannot be loaded.
     """
+    from distillery.models.features import VisionModelFeatures
+
     folder = find_vision_model(reference, allow_download=allow_download)
     return VisionModelFeatures(folder).to(device)
 

@@ -21,19 +21,20 @@ from distillery.models.components import (
     load_transformer,
     load_vae,
     new_folder,
-    read_facts,
-    read_labels,
-    read_licence,
     weights_digest,
 )
 from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig
 from distillery.models.diffusion import alphas_cumprod
 from distillery.models.dit import dit_config
+from distillery.models.facts import (
+    FACTS_FILE,
+    PIPELINE_FILE,
+    read_facts,
+    read_labels,
+    read_licence,
+)
 
 PIXEL_SCHEMA = "distillery-pixel-base/1"
-FACTS_FILE = "distillery.json"
-"""What diffusers' files do not say: classes, where the base came from, its licence and digest."""
-PIPELINE_FILE = "model_index.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

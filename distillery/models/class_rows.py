@@ -9,13 +9,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from distillery.errors import ModelError
-from distillery.models.dit import label_tables
+
+if TYPE_CHECKING:  # plans map classes without torch
+    from torch import nn
 
 IMAGENET_CLASSES = 1000
 WNIDS_FILE = Path(__file__).with_name("imagenet_wnids.txt")
@@ -116,15 +115,16 @@ def _rows_by_name(
     return exact, loose
 
 
-@torch.no_grad()
-def initialise_rows(transformer: nn.Module, mapping: ClassMapping) -> None:
+def initialise_rows(transformer: "nn.Module", mapping: ClassMapping) -> None:
     """Start the rows of own classes, in every block's table; known and null rows stay.
 
     Each own row becomes the mean of the rows it is initialised from, or of all class rows, as they
     were before the call: so it does not matter which rows are overwritten.
     """
+    from distillery.models.dit import label_tables
+
     for table in label_tables(transformer):
-        weights = table.weight
+        weights = table.weight.detach()  # the same memory, not watched by autograd
         before = weights[:-1].clone()  # (R, width), without the null row
         for row, origin, start in zip(
             mapping.rows, mapping.origins, mapping.initialised_from, strict=True

@@ -5,9 +5,8 @@ weights come from safetensors alone: nothing in a folder is executed or unpickle
 """
 
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from distillery.errors import ModelError
-from distillery.files import digest_arrays, read_json
+from distillery.files import digest_arrays
 from distillery.models.diffusion import alphas_cumprod
 from distillery.models.dit import disable_label_dropout
+from distillery.models.facts import read_facts
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 SURPLUS_KEYS = {"pos_embed.pos_embed"}
@@ -111,44 +111,6 @@ def load_schedule(folder: Path) -> tuple[dict[str, Any], Tensor]:
         beta_end=config.get("beta_end", 0.02),
     )
     return config, schedule
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Return a JSON object of a model folder.
-
-    Raises:
-        ModelError: If the file is missing or holds no JSON object.
-    """
-    try:
-        facts = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} must be a JSON file of a model, got: {error}") from error
-    if not isinstance(facts, Mapping):
-        raise ModelError(f"{path} must hold a JSON object, got {type(facts).__name__}")
-    return dict(facts)
-
-
-def read_labels(path: Path) -> dict[int, str]:
-    """Return the row labels in a pipeline's `model_index.json`; there may be none.
-
-    Raises:
-        ModelError: If they are not names by row number.
-    """
-    labels = read_facts(path).get("id2label") or {}
-    if not isinstance(labels, Mapping) or not all(str(row).isdecimal() for row in labels):
-        raise ModelError(f"id2label in {path} must give names by row numbers, got {labels!s:.60}")
-    return {int(row): str(name) for row, name in labels.items()}
-
-
-def read_licence(folder: Path) -> str | None:
-    """Return the licence in the front matter of a folder's model card, if it says one."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    front = re.match(r"---\r?\n(.*?)\r?\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*[\"']?([\w.+-]+)", front[1], re.MULTILINE) if front else None
-    return found[1] if found else None
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from distillery.errors import ModelError
 from distillery.models.classifiers import Classifier
-from distillery.models.components import read_facts
+from distillery.models.facts import read_facts
 
 RESAMPLING = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers, as image processors store them, by torch's names."""

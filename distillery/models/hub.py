@@ -11,7 +11,6 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from distillery.errors import ModelError
-from distillery.models.convert import convert_folder
 
 HARMLESS_FILES = ["*.json", "*.txt", "README.md", "*.safetensors"]
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -73,6 +72,8 @@ def fetch_base(
     # the commit just found, so that both fetches see one revision
     folder = _snapshot(repo_id, folder.name, HARMLESS_FILES + pickles, allow_download, cache)
     if all(any((folder / part).glob("*.bin")) for part in lacking):
+        from distillery.models.convert import convert_folder  # with torch, only when needed
+
         convert_folder(folder, converted)
         return converted
     return folder  # load_base says which weights are missing
