@@ -6,10 +6,9 @@ and how images come out of it. Shapes: N images, P stored parameters, V views of
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from distillery.data.augment import AugmentConfig
@@ -77,9 +76,38 @@ class Parameterisation(Protocol):
 
 
 NetworkSource = Literal["random", "trained_along", "queue", "trained"]
-"""`random`: fresh weights each iteration (DM). `trained_along`: trained on the synthetic set
-between steps (DC, DSA). `queue`: a growing queue of networks, trained on real data (IDM).
-`trained`: one network at a time, trained on real data between steps (IDC)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkPlan:
+    """Where the networks come from that a method looks through, and how they are trained."""
+
+    source: NetworkSource = "random"
+    """`random`: fresh weights each iteration (DM). `trained_along`: trained on the synthetic set
+    between steps (DC, DSA). `queue`: a growing queue, trained on real data (IDM). `trained`: one
+    at a time, trained on real data between steps (IDC)."""
+    objective: Literal["plain", "robust"] = "plain"
+    """Of training on real data: cross-entropy, or the group-robust objective with clusters of
+    real samples around the present synthetic ones."""
+    renew_every: int = 1
+    """Iterations before a fresh network takes over (`trained_along`: the outer loop)."""
+    warmup_steps: int = 0
+    """Training steps of a fresh network before it is looked through."""
+    steps: int = 0
+    """Training steps between iterations (`trained_along`: the inner loop)."""
+    trained_per_iteration: int = 1
+    """Networks of the queue that are trained so, each iteration."""
+    queue_size: int = 100
+    queue_every: int = 30
+    """Iterations before the queue gets another network."""
+    batch_size: int = 256
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    augmentation: AugmentConfig | None = None
+    """Of the images that networks are trained on, an own draw for each image."""
+    cutmix: bool = False
+    """Networks are trained on CutMix of pairs of real images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,20 +117,22 @@ class Method:
     name: str
     objective: Objective
     constraints: tuple[WeightedConstraint, ...] = ()
-    networks: NetworkSource = "random"
-    robust: bool = False
-    """Networks are trained on real data by CE + mean CVaR + max CVaR over moving clusters."""
+    networks: NetworkPlan = NetworkPlan()
     augmentation: AugmentConfig | None = None
     """One draw per class and step, shared by real and synthetic images; None: none."""
-    parameterisation: Callable[[torch.device], Parameterisation] | None = None
-    """Builds what is optimised; None: pixels."""
-    start: str = "random"
-    """How the images begin: `noise`, or a method of selection from the real images."""
+    factor: int = 1
+    """Pictures along each side of a stored image (multi-formation, IDM's partition)."""
+    start: Literal["real", "noise"] = "real"
+    """What the images begin as, where the method says it."""
+    sampling: Literal["random", "representative"] = "random"
+    """Of real images: at random, or those nearest to k-means centres (DREAM)."""
     reals_per_class: int = 256
+    optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 1.0
-    """Of the images; SGD."""
+    """Of the images."""
     momentum: float = 0.5
+    """Of SGD."""
+    decay: Literal["none", "cosine"] = "none"
+    """Whether the images' learning rate falls towards zero along the budget."""
     num_iterations: int = 20_000
     """Of the published schedule; a budget may end sooner."""
-    settings: dict[str, float] = field(default_factory=dict)
-    """Further numbers of a network source (`robust.networks` names them)."""

@@ -1,0 +1,277 @@
+"""The engine of matching: synthetic images move until networks see them as they see real ones.
+
+One loop for every method of `robust.methods`: networks from the method's plan, real images drawn
+for a few classes at a time (memory does not grow with the classes), one draw of augmentation per
+class for both sides. Shapes: P stored images, V views of each, C, H, W, K classes.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillery.checkpoint import Checkpoint
+from distillery.data.augment import (
+    AugmentConfig,
+    AugmentDraw,
+    apply_augmentation,
+    draw_augmentation,
+)
+from distillery.errors import Cancelled, TrainingError
+from distillery.models.classifiers import Classifier
+from distillery.progress import OnProgress, Progress
+from distillery.seeds import derive_seed, torch_rng
+from robust.matching_types import Batch, Method, Parameterisation
+from robust.networks import NetworkStream, Surroundings, open_networks
+from robust.objectives import shared_feature_maps
+from robust.refine import cosine_decay
+from robust.representatives import Representatives
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """When the images are done: the first of the two that is reached."""
+
+    iterations: int | None = None
+    """None: the method's published number."""
+    seconds: float | None = None
+    """Of `clock`; None: no limit. A result under a limit depends on the machine's speed."""
+    clock: Callable[[], float] = time.thread_time
+    """CPU seconds of this thread, which other work on the machine does not lengthen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distilled:
+    """The images that an engine's run ended with, and what it took."""
+
+    parameters: Tensor
+    """What was optimised, (P, ...)."""
+    images: Tensor
+    """The distilled set, normalised images (P, C, H, W)."""
+    losses: list[float]
+    """Objective and constraints at each iteration."""
+    seconds: float
+    """Of the budget's clock."""
+
+
+def distil(
+    method: Method,
+    start: Tensor,
+    labels: Tensor,
+    around: Surroundings,
+    parameterisation: Parameterisation,
+    *,
+    budget: Budget,
+    classes_per_step: int = 20,
+    checkpoint: Checkpoint | None = None,
+    on_progress: OnProgress = lambda progress: None,
+) -> Distilled:
+    """Run a method from a start until its budget ends.
+
+    Args:
+        method: The row.
+        start: Normalised images that the parameterisation encodes, (P * V, C, H, W).
+        labels: Class of each stored image, (P,).
+        around: Real images, architecture, seed.
+        parameterisation: What is stored, and how images come out of it.
+        budget: Iterations and seconds.
+        classes_per_step: Classes whose real and synthetic images are in memory together.
+        checkpoint: Where the state is kept, or None.
+        on_progress: Told of each iteration; may raise `Cancelled`, the state is saved first.
+
+    Raises:
+        TrainingError: If a term or its gradient stops being finite; the last good state is kept.
+    """
+    run = _Run(method, start, labels, around, parameterisation, budget)
+    run.resume(checkpoint)
+    while not run.is_over():
+        run.iterate(classes_per_step)
+        run.report(checkpoint, on_progress)
+    values = run.values.detach().clone()
+    return Distilled(values, parameterisation.store(values), run.losses, run.seconds())
+
+
+def siamese(
+    real: Batch, synthetic: Batch, config: AugmentConfig, seed: int, background: Tensor | float
+) -> tuple[Batch, Batch]:
+    """Return both batches augmented, with one draw for each class."""
+    classes = synthetic.classes()
+    one = [draw_augmentation(1, config, torch_rng(seed, "siamese", label)) for label in classes]
+    draw = AugmentDraw(
+        torch.cat([each.theta for each in one]),
+        torch.cat([each.colour for each in one]),
+        torch.cat([each.cutout_centre for each in one]),
+    )
+    order = torch.tensor(classes)
+
+    def augmented(batch: Batch) -> Batch:
+        rows = torch.searchsorted(order, batch.labels.cpu())
+        own = AugmentDraw(draw.theta[rows], draw.colour[rows], draw.cutout_centre[rows])
+        images = apply_augmentation(batch.images, own, config, fill=background)
+        return Batch(images, batch.labels)
+
+    return augmented(real), augmented(synthetic)
+
+
+class _Run:
+    """The state of a run: parameters, optimiser, networks, losses and the time spent."""
+
+    def __init__(
+        self, method: Method, start: Tensor, labels: Tensor, around: Surroundings,
+        parameterisation: Parameterisation, budget: Budget,
+    ) -> None:  # fmt: skip
+        self.method, self.labels, self.around, self.budget = method, labels, around, budget
+        self.parameterisation = parameterisation
+        self.views = labels.repeat_interleave(parameterisation.views)  # (P * V,)
+        with torch.no_grad():
+            self.values = parameterisation.encode(start).clone().requires_grad_()
+        if method.optimiser == "adam":
+            self.optimiser: torch.optim.Optimizer = torch.optim.Adam(
+                [self.values], method.learning_rate
+            )
+        else:
+            self.optimiser = torch.optim.SGD(
+                [self.values], method.learning_rate, momentum=method.momentum
+            )
+        self.networks: NetworkStream = open_networks(method.networks, around)
+        self.representatives: Representatives | None = None
+        if method.sampling == "representative":
+            self.representatives = Representatives(around.reals, around.seed)
+        self.losses: list[float] = []
+        self._spent, self._began = 0.0, budget.clock()
+
+    @property
+    def num_iterations(self) -> int:
+        """Return the number of iterations that ends the run."""
+        limit = self.budget.iterations
+        return self.method.num_iterations if limit is None else limit
+
+    def seconds(self) -> float:
+        """Return the seconds spent, those before a resume too."""
+        return self._spent + self.budget.clock() - self._began
+
+    def share_done(self) -> float:
+        """Return how much of the budget is used, in [0, 1]."""
+        share = len(self.losses) / self.num_iterations
+        if self.budget.seconds is not None:
+            share = max(share, self.seconds() / self.budget.seconds)
+        return min(1.0, share)
+
+    def is_over(self) -> bool:
+        """Say whether the budget is used up."""
+        return self.share_done() >= 1
+
+    def synthetic(self) -> Batch:
+        """Return all present images, decoded, without gradient."""
+        with torch.no_grad():
+            return Batch(self.parameterisation.decode(self.values), self.views)
+
+    def iterate(self, classes_per_step: int) -> None:
+        """Take one step of the images, then train the networks that the method trains."""
+        iteration = len(self.losses)
+        network = self.networks.at(iteration, self.synthetic)
+        rate = self.method.learning_rate
+        if self.method.decay == "cosine":
+            rate *= cosine_decay(min(0.999, self.share_done()), 1)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        gradient = torch.zeros_like(self.values)
+        total = 0.0
+        for part in self.labels.unique().split(classes_per_step):
+            loss, own = self._gradient(network, part, iteration)
+            gradient += own
+            total += loss
+        if not math.isfinite(total) or not bool(torch.isfinite(gradient).all()):
+            raise TrainingError(
+                f"{self.method.name}: the gradient stopped being finite at step {iteration}: "
+                f"lower its learning rate of {rate:g}; the last good state is kept"
+            )
+        self.values.grad = gradient
+        self.optimiser.step()
+        with torch.no_grad():
+            self.parameterisation.project(self.values)
+        self.losses.append(total)
+        self.networks.after(iteration, self.synthetic)
+
+    def _gradient(
+        self, network: Classifier, classes: Tensor, iteration: int
+    ) -> tuple[float, Tensor]:
+        """Return the loss of a few classes and its gradient."""
+        method, seed = self.method, derive_seed(self.around.seed, "matching", iteration)
+        mine = torch.isin(self.labels, classes)
+        images = self.parameterisation.decode(self.values[mine])
+        synthetic = Batch(images, self.views[torch.isin(self.views, classes)])
+        real = self._reals(network, classes, iteration)
+        if method.augmentation is not None:
+            background = self.around.background
+            real, synthetic = siamese(real, synthetic, method.augmentation, seed, background)
+        num_classes = self.around.num_classes
+        total = images.new_zeros(())
+        with shared_feature_maps(network):
+            terms = [("the objective", 1.0, method.objective)]
+            terms += [(one.name, one.weight, one.term) for one in method.constraints]
+            for name, weight, term in terms:
+                value = weight * term(network, real, synthetic, num_classes)
+                if not torch.isfinite(value):
+                    raise TrainingError(
+                        f"{method.name}: {name} became {float(value.detach())} at step "
+                        f"{iteration}: lower the learning rate of {method.learning_rate:g}; the "
+                        "last good state is kept"
+                    )
+                total = total + value
+        return float(total.detach()), torch.autograd.grad(total, self.values)[0]
+
+    def _reals(self, network: Classifier, classes: Tensor, iteration: int) -> Batch:
+        """Return the real images of a step."""
+        size = self.method.reals_per_class
+        if self.representatives is not None:
+            return self.representatives.draw(network, classes, size, iteration)
+        generator = torch_rng(self.around.seed, "reals", iteration, int(classes[0]))
+        return Batch(*self.around.reals.draw(classes, size, generator))
+
+    def report(self, checkpoint: Checkpoint | None, on_progress: OnProgress) -> None:
+        """Tell the progress; save when due, and before a `Cancelled` goes up."""
+        progress = Progress(
+            "refine", len(self.losses), self.num_iterations, metrics={"loss": self.losses[-1]}
+        )
+        if checkpoint is not None and checkpoint.is_due():
+            self.save(checkpoint)
+        try:
+            on_progress(progress)
+        except Cancelled:
+            if checkpoint is not None:
+                self.save(checkpoint)
+            raise
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write the state."""
+        arrays = {"values": self.values.detach().cpu().numpy()}
+        for name, value in self.optimiser.state.get(self.values, {}).items():
+            if value is not None:
+                arrays[f"optimiser.{name}"] = torch.as_tensor(value).cpu().numpy()
+        arrays |= self.networks.state()
+        checkpoint.save(arrays, {"losses": self.losses, "seconds": self.seconds()})
+
+    def resume(self, checkpoint: Checkpoint | None) -> None:
+        """Take up the state of a checkpoint, if there is one."""
+        saved = checkpoint.load() if checkpoint is not None else None
+        if saved is None:
+            return
+        arrays, facts = saved
+        with torch.no_grad():
+            self.values.copy_(torch.from_numpy(arrays["values"]))
+        prefix = "optimiser."
+        state = {
+            name.removeprefix(prefix): torch.from_numpy(np.array(value))
+            for name, value in arrays.items()
+            if name.startswith(prefix)
+        }
+        if state:
+            moved = {k: v if k == "step" else v.to(self.values) for k, v in state.items()}
+            self.optimiser.state[self.values] = moved
+        self.networks.load(arrays)
+        self.losses, self._spent = list(facts["losses"]), facts["seconds"]

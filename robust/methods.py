@@ -1,0 +1,186 @@
+"""The published methods by name, with their settings at each number of images per class.
+
+`method_for` gives a row of the tables; `with_constraints` and `robust_variant` change it. Sources:
+Zhao et al. (2021, DC), Zhao & Bilen (2021, DSA; 2023, DM), Zhao et al. (2023, IDM), Kim et al.
+(2022, IDC), Liu et al. (2023, DREAM); settings as their code has them (../shared/methods.md, 6).
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from distillery.data.augment import DSA, AugmentConfig
+from distillery.errors import ConfigError
+from distillery.models.classifiers import Classifier
+from robust.constraints import (
+    ConstraintWeights,
+    class_centralisation,
+    covariance_matching,
+)
+from robust.matching_types import Method, NetworkPlan, WeightedConstraint
+from robust.objectives import (
+    absolute,
+    cosine_rows,
+    cross_entropy_term,
+    distribution_matching,
+    gradient_matching,
+    squared,
+)
+
+METHODS = ("dc", "dsa", "dm", "idm", "idc", "dream")
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""Outer and inner loops of gradient matching by images per class (DC, DSA)."""
+COLOUR_CROP_CUTOUT = replace(DSA, flip=False, rotate_degrees=0.0, scale=1.0)
+
+
+def method_for(name: str, images_per_class: int, *, image_size: int = 32) -> Method:
+    """Return a published method with its settings at this number of images per class.
+
+    Args:
+        name: One of `METHODS`.
+        images_per_class: DC and DSA know 1, 10, 20, 30, 40 and 50.
+        image_size: IDC takes the settings of its large images above 64 pixels.
+
+    Raises:
+        ConfigError: If the name is unknown, or the method says nothing for this number.
+    """
+    if images_per_class < 1:
+        raise ConfigError(f"images per class must be 1 or more, got {images_per_class}")
+    if name in ("dc", "dsa"):
+        return _gradient_method(name, images_per_class)
+    if name == "dm":
+        rate = 10.0 if images_per_class >= 100 else 1.0
+        return Method(
+            name=name, objective=distribution_matching, augmentation=DSA, learning_rate=rate
+        )
+    if name == "idm":
+        return _idm(images_per_class)
+    if name in ("idc", "dream"):
+        return _idc(name, images_per_class, image_size)
+    raise ConfigError(f"the method must be one of {', '.join(METHODS)}, got {name!r}")
+
+
+def _gradient_method(name: str, images_per_class: int) -> Method:
+    """Return DC, which starts from noise, or DSA, which augments and starts from real images."""
+    if images_per_class not in LOOPS:
+        raise ConfigError(
+            f"{name} has loops for {', '.join(map(str, LOOPS))} images per class, got "
+            f"{images_per_class}: use one of these, or another method"
+        )
+    outer, inner = LOOPS[images_per_class]
+    siamese = name == "dsa"
+    plan = NetworkPlan(
+        source="trained_along",
+        renew_every=outer,
+        steps=inner,
+        augmentation=DSA if siamese else None,
+    )
+    return Method(
+        name=name,
+        objective=gradient_matching(cosine_rows),
+        networks=plan,
+        augmentation=DSA if siamese else None,
+        start="real" if siamese else "noise",
+        learning_rate=0.1,
+        num_iterations=1000 * outer,
+    )
+
+
+def _idm(images_per_class: int) -> Method:
+    """Return IDM: partitioned images, a queue of trained networks, cross-entropy beside."""
+    weight = 0.1 if images_per_class == 50 else 0.5
+    plan = NetworkPlan(
+        source="queue",
+        queue_every=5 if images_per_class == 1 else 30,
+        steps=10,
+        trained_per_iteration=2,
+        momentum=0.9,
+        weight_decay=5e-4,
+        augmentation=DSA,
+    )
+    return Method(
+        name="idm",
+        objective=distribution_matching,
+        constraints=(WeightedConstraint("cross-entropy", weight, cross_entropy_term),),
+        networks=plan,
+        augmentation=DSA,
+        factor=2,
+        reals_per_class=5000 if images_per_class == 1 else 256,
+        learning_rate=0.2,
+    )
+
+
+def _idc(name: str, images_per_class: int, image_size: int) -> Method:
+    """Return IDC, or DREAM, which is IDC with representative real images.
+
+    Deduced and unconfirmed: 4 training steps of 128 images between two steps of the images, about
+    the 500 images of the published code; DREAM's sizes (`robust.representatives`).
+    """
+    large = image_size > 64
+    augmentation: AugmentConfig = COLOUR_CROP_CUTOUT
+    plan = NetworkPlan(
+        source="trained",
+        renew_every=100,
+        steps=4,
+        batch_size=128,
+        momentum=0.9,
+        weight_decay=5e-4,
+        augmentation=augmentation,
+        cutmix=True,
+    )
+    base_rate, base_size = (3e-3, 224) if large else (5e-3, 32)
+    return Method(
+        name=name,
+        objective=gradient_matching(absolute if large else squared),
+        networks=plan,
+        augmentation=augmentation,
+        factor=3 if large else 2,
+        sampling="representative" if name == "dream" else "random",
+        reals_per_class=128 if name == "dream" else 64,
+        learning_rate=base_rate * images_per_class / 10 * (image_size / base_size) ** 2,
+        num_iterations=(500 if large else 2000) * 100,
+    )
+
+
+def with_constraints(
+    method: Method,
+    weights: ConstraintWeights,
+    network: Classifier | Callable[[], Classifier] | None,
+) -> Method:
+    """Return the method with IID's constraints beside its objective.
+
+    Args:
+        method: Any.
+        weights: A weight of zero leaves a constraint out.
+        network: Trained network(s) that centralisation looks through; None only without it.
+
+    Raises:
+        ConfigError: If centralisation has no network.
+    """
+    added = []
+    if weights.centralisation:
+        if network is None:
+            raise ConfigError("class centralisation needs a network trained on the real data")
+        term = class_centralisation(network)
+        added.append(WeightedConstraint("centralisation", weights.centralisation, term))
+    if weights.covariance:
+        added.append(WeightedConstraint("covariance", weights.covariance, covariance_matching))
+    name = "+".join([method.name, *(one.name for one in added)])
+    return replace(method, name=name, constraints=(*method.constraints, *added))
+
+
+def robust_variant(method: Method) -> Method:
+    """Return the method with networks trained on real data by the group-robust objective.
+
+    DM's networks are never trained; in its robust variant each is trained for 20 steps, then looked
+    through for 10 iterations with one more step between them. DC's and DSA's are trained on the
+    synthetic images; here they are trained on real ones instead, as the paper does it.
+    """
+    plan = replace(method.networks, objective="robust")
+    if plan.source == "random":
+        plan = replace(
+            plan, source="trained", warmup_steps=20, renew_every=10, steps=1, momentum=0.9,
+            weight_decay=5e-4, augmentation=DSA,
+        )  # fmt: skip
+    elif plan.source == "trained_along":
+        plan = replace(plan, source="trained", momentum=0.9, weight_decay=5e-4)
+    return replace(method, name=f"robust {method.name}", networks=plan)

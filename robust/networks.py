@@ -1,0 +1,298 @@
+"""Where matching gets its networks from: fresh, trained along, a growing queue, or trained.
+
+Every draw has its own seed path, so a resumed run meets the same networks. Those trained on real
+data can be trained by the group-robust objective, whose clusters form around the synthetic images
+of the moment. Shapes: B batch, K classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distillery.data.augment import augment
+from distillery.models.classifiers import Classifier, build_classifier
+from distillery.seeds import derive_seed, numpy_rng, torch_rng
+from robust.clusters import assign_to_centres, merge_small
+from robust.matching_types import Batch, NetworkPlan
+from robust.objective import group_robust_loss
+from robust.refine import RealImages
+
+ROBUST_TAIL_FRACTION = 0.8
+MIN_CLUSTER_SIZE = 4
+MAX_CENTRES = 10
+"""Clusters per class: as many as synthetic images below ten, else ten of them drawn at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What networks are built for and trained on."""
+
+    network: str
+    """Architecture, as `distillery.models.classifiers` spells it."""
+    reals: RealImages
+    num_classes: int
+    seed: int
+    background: Tensor | float = 0.0
+
+
+class NetworkStream:
+    """The networks of one run, in order of iteration. Subclasses are the sources of a plan."""
+
+    def __init__(self, plan: NetworkPlan, surroundings: Surroundings) -> None:
+        self.plan, self.around = plan, surroundings
+
+    def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
+        """Return the network of an iteration; `synthetic` gives the present images, decoded."""
+        raise NotImplementedError
+
+    def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
+        """Train what the plan trains once the images of an iteration have moved."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return all weights and momenta, by name."""
+        return {}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up the state that was saved."""
+
+
+class RandomNetworks(NetworkStream):
+    """Fresh weights every `renew_every` iterations, never trained (DM)."""
+
+    _number = -1
+    _network: Classifier
+
+    def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
+        """Return the network of an iteration."""
+        number = iteration // self.plan.renew_every
+        if number != self._number:
+            self._number, self._network = number, build(self.around, number)
+        return self._network
+
+
+class TrainedNetworks(NetworkStream):
+    """One network at a time, trained between steps: on real data (IDC) or the images (DC, DSA)."""
+
+    def __init__(self, plan: NetworkPlan, surroundings: Surroundings) -> None:
+        super().__init__(plan, surroundings)
+        self._number = -1
+        self._trainee: Trainee | None = None
+
+    def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
+        """Return the network of an iteration, warmed up where it is a fresh one."""
+        number = iteration // self.plan.renew_every
+        if self._trainee is None or number != self._number:
+            self._number = number
+            self._trainee = Trainee(self.plan, self.around, number)
+            self._train(self._trainee, self.plan.warmup_steps, synthetic)
+        return self._trainee.network
+
+    def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
+        """Train on, unless the next iteration begins with a fresh network."""
+        if self._trainee is not None and (iteration + 1) // self.plan.renew_every == self._number:
+            self._train(self._trainee, self.plan.steps, synthetic)
+
+    def _train(self, trainee: "Trainee", steps: int, synthetic: Callable[[], Batch]) -> None:
+        if self.plan.source == "trained_along":
+            trainee.train_on(synthetic(), steps)
+        else:
+            trainee.train_on_reals(steps, synthetic)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return weights, momenta and the number of the network."""
+        if self._trainee is None:
+            return {}
+        return self._trainee.state("network.") | {"network_number": np.array(self._number)}
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up the network that was saved."""
+        if "network_number" in arrays:
+            self._number = int(arrays["network_number"])
+            self._trainee = Trainee(self.plan, self.around, self._number)
+            self._trainee.load("network.", arrays)
+
+
+class NetworkQueue(NetworkStream):
+    """A growing queue of networks, a few of them trained on after each iteration (IDM)."""
+
+    def __init__(self, plan: NetworkPlan, surroundings: Surroundings) -> None:
+        super().__init__(plan, surroundings)
+        self._queue: list[Trainee] = []
+
+    def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
+        """Return a random network of the queue, which grows as the iterations go."""
+        if iteration % self.plan.queue_every == 0 and len(self._queue) < self.plan.queue_size:
+            fresh = Trainee(self.plan, self.around, len(self._queue))
+            fresh.train_on_reals(self.plan.warmup_steps, synthetic)
+            self._queue.append(fresh)
+        rng = numpy_rng(self.around.seed, "queue-pick", iteration)
+        return self._queue[int(rng.integers(len(self._queue)))].network
+
+    def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
+        """Train a few networks of the queue on."""
+        rng = numpy_rng(self.around.seed, "queue-train", iteration)
+        for _ in range(self.plan.trained_per_iteration):
+            trainee = self._queue[int(rng.integers(len(self._queue)))]
+            trainee.train_on_reals(self.plan.steps, synthetic)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return weights and momenta of the whole queue."""
+        arrays = {"queue_size": np.array(len(self._queue))}
+        for number, trainee in enumerate(self._queue):
+            arrays |= trainee.state(f"queue.{number}.")
+        return arrays
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up the queue that was saved."""
+        self._queue = []
+        for number in range(int(arrays.get("queue_size", 0))):
+            trainee = Trainee(self.plan, self.around, number)
+            trainee.load(f"queue.{number}.", arrays)
+            self._queue.append(trainee)
+
+
+def open_networks(plan: NetworkPlan, surroundings: Surroundings) -> NetworkStream:
+    """Return the stream of networks that a plan describes."""
+    streams = {
+        "random": RandomNetworks, "trained_along": TrainedNetworks, "trained": TrainedNetworks,
+        "queue": NetworkQueue,
+    }  # fmt: skip
+    return streams[plan.source](plan, surroundings)
+
+
+def build(around: Surroundings, number: int) -> Classifier:
+    """Return the untrained network of a number, on the device of the real images."""
+    images = around.reals.images
+    network = build_classifier(
+        around.network, channels=images.shape[1], image_size=images.shape[-1],
+        num_classes=around.num_classes, seed=derive_seed(around.seed, "matching-network", number),
+    ).to(images.device)  # fmt: skip
+    # Convolutions of a CPU are a third faster with the channels of a pixel side by side
+    return network.to(memory_format=torch.channels_last) if images.device.type == "cpu" else network
+
+
+class Trainee:
+    """A network in training: weights, momenta, and how many steps it has had."""
+
+    def __init__(self, plan: NetworkPlan, around: Surroundings, number: int) -> None:
+        self.network = build(around, number)
+        self._plan, self._around = plan, around
+        self._seed = derive_seed(around.seed, "trainee", number)
+        self._steps_done = 0
+        self._optimizer = torch.optim.SGD(
+            self.network.parameters(), plan.learning_rate, plan.momentum,
+            weight_decay=plan.weight_decay,
+        )  # fmt: skip
+
+    def train_on(self, images: Batch, steps: int) -> None:
+        """Train on synthetic images by plain cross-entropy."""
+        for _ in range(steps):
+            generator = torch_rng(self._seed, "batch", self._steps_done)
+            size = min(self._plan.batch_size, len(images.labels))
+            picks = torch.randperm(len(images.labels), generator=generator)[:size]
+            picks = picks.to(images.labels.device)
+            batch = self._augmented(images.images[picks], generator)
+            self._step(F.cross_entropy(self.network(batch), images.labels[picks]))
+
+    def train_on_reals(self, steps: int, synthetic: Callable[[], Batch]) -> None:
+        """Train on real images by the plan's objective."""
+        reals = self._around.reals
+        centres = None
+        if self._plan.objective == "robust" and steps:
+            centres = _centres(synthetic(), derive_seed(self._seed, "centres", self._steps_done))
+        for _ in range(steps):
+            generator = torch_rng(self._seed, "batch", self._steps_done)
+            picks = torch.randint(len(reals.labels), (self._plan.batch_size,), generator=generator)
+            picks = picks.to(reals.labels.device)
+            images, labels = self._augmented(reals.images[picks], generator), reals.labels[picks]
+            if centres is not None:
+                self._step(self._robust_loss(Batch(images, labels), centres))
+            elif self._plan.cutmix:
+                self._step(self._cutmix_loss(images, labels, generator))
+            else:
+                self._step(F.cross_entropy(self.network(images), labels))
+
+    def _robust_loss(self, batch: Batch, centres: Batch) -> Tensor:
+        """Return CE + mean CVaR + max CVaR over clusters around the centres (`default` preset)."""
+        features = self.network.features(batch.images)
+        losses = F.cross_entropy(self.network.head(features), batch.labels, reduction="none")
+        with torch.no_grad():
+            around = self.network.features(centres.images)
+            nearest = assign_to_centres(features, batch.labels, around, centres.labels)
+        per_class = int(torch.bincount(centres.labels).max())
+        first = torch.searchsorted(centres.labels, batch.labels)  # the centres are in class order
+        ids = batch.labels * per_class + nearest - first
+        num_classes = self._around.num_classes
+        merged = merge_small(
+            ids, clusters_per_class=per_class, num_classes=num_classes, min_size=MIN_CLUSTER_SIZE
+        )
+        return group_robust_loss(
+            losses, merged, num_classes=num_classes, clusters_per_class=per_class,
+            tail_fraction=ROBUST_TAIL_FRACTION,
+        )  # fmt: skip
+
+    def _cutmix_loss(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Return cross-entropy where a rectangle of each image is another's, and so its label.
+
+        Source: Yun et al. (2019), CutMix, beta 1, on every batch (methods.md 2.8).
+        """
+        height, width = images.shape[-2:]
+        share, row, column = torch.rand(3, generator=generator).tolist()
+        half = (1 - share) ** 0.5 / 2
+        top, bottom = (int(min(max(row + way * half, 0), 1) * height) for way in (-1, 1))
+        left, right = (int(min(max(column + way * half, 0), 1) * width) for way in (-1, 1))
+        other = torch.randperm(len(images), generator=generator).to(labels.device)
+        mixed = images.clone()
+        mixed[..., top:bottom, left:right] = images[other][..., top:bottom, left:right]
+        kept = 1 - (bottom - top) * (right - left) / (height * width)
+        logits = self.network(mixed)
+        own = F.cross_entropy(logits, labels)
+        return kept * own + (1 - kept) * F.cross_entropy(logits, labels[other])
+
+    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        if self._plan.augmentation is None:
+            return images
+        fill = self._around.background
+        return augment(images, self._plan.augmentation, generator, fill=fill)
+
+    def _step(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._steps_done += 1
+
+    def state(self, prefix: str) -> dict[str, np.ndarray]:
+        """Return weights, momenta and the steps done, each name behind `prefix`."""
+        arrays = {prefix + "steps": np.array(self._steps_done)}
+        for name, weight in self.network.named_parameters():
+            arrays[f"{prefix}weight.{name}"] = weight.detach().cpu().contiguous().numpy()
+            momentum = self._optimizer.state[weight].get("momentum_buffer")
+            if momentum is not None:
+                arrays[f"{prefix}momentum.{name}"] = momentum.cpu().contiguous().numpy()
+        return arrays
+
+    def load(self, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up what `state` returned."""
+        self._steps_done = int(arrays[prefix + "steps"])
+        with torch.no_grad():
+            for name, weight in self.network.named_parameters():
+                weight.copy_(torch.from_numpy(arrays[f"{prefix}weight.{name}"]))
+                if f"{prefix}momentum.{name}" in arrays:
+                    momentum = torch.from_numpy(arrays[f"{prefix}momentum.{name}"])
+                    self._optimizer.state[weight]["momentum_buffer"] = momentum.to(weight)
+
+
+def _centres(synthetic: Batch, seed: int) -> Batch:
+    """Return the synthetic images that clusters form around, in class order."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = []
+    for label in synthetic.classes():
+        members = torch.nonzero(synthetic.labels == label)[:, 0]
+        order = torch.randperm(len(members), generator=generator)[:MAX_CENTRES]
+        picks.append(members[order.to(members.device)])
+    chosen = torch.cat(picks)
+    return Batch(synthetic.images[chosen], synthetic.labels[chosen])
