@@ -18,20 +18,64 @@ FREQUENCIES = 256
 """Sinusoids that describe a timestep: the input width of timestep MLPs, fixed in diffusers."""
 
 
-CONVNET_NAME = re.compile(r"convnet-d(\d+)-w(\d+)(-group)?(-max)?")
-"""Depth, width, group norm, max pooling."""
-RESNET_NAME = re.compile(r"resnet18(?:-w(\d+))?")
+CLASSIFIER_WIDTHS = {
+    "alexnet": 128, "vgg11": 64, "resnet10": 64, "resnet18": 64, "resnetap10": 64, "vit": 192,
+}  # fmt: skip
+"""Published width of each family beside the ConvNet, whose name always says it."""
+MAX_CLASSIFIER_WIDTH = 2048
+_CONVNET = re.compile(r"(convnet)-d(\d{1,2})-w(\d{1,5})(-group)?(-max)?")
+_OTHERS = re.compile(rf"({'|'.join(CLASSIFIER_WIDTHS)})(?:-w(\d{{1,5}}))?")
 CLASSIFIER_NAMES = (
     "convnet-d3-w128 (depth, width; with -group for group norm and -max for max pooling, in this "
-    "order), resnet18 or resnet18-w32 (width of the first stage)"
+    f"order), {', '.join(CLASSIFIER_WIDTHS)} (all with a width where wanted: resnet18-w32)"
 )
 """The names that `classifiers.build_classifier` understands, for messages."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifierName:
+    """What the name of a classifier says."""
+
+    family: str
+    """`convnet` or a key of `CLASSIFIER_WIDTHS`."""
+    width: int
+    """Channels of the first layer; features of a token."""
+    depth: int = 0
+    """Blocks of a ConvNet."""
+    is_group_norm: bool = False
+    is_max_pooled: bool = False
+
+
+def parse_classifier_name(name: str) -> ClassifierName:
+    """Return what a name says.
+
+    Raises:
+        ConfigError: If it is no classifier that can be built; the choices are listed.
+    """
+    if match := _CONVNET.fullmatch(name):
+        parsed = ClassifierName(
+            family="convnet", depth=int(match[2]), width=int(match[3]),
+            is_group_norm=bool(match[4]), is_max_pooled=bool(match[5]),
+        )  # fmt: skip
+    elif match := _OTHERS.fullmatch(name):
+        width = int(match[2] or CLASSIFIER_WIDTHS[match[1]])
+        parsed = ClassifierName(family=match[1], width=width)
+    else:
+        raise ConfigError(f"network must be one of {CLASSIFIER_NAMES}; got {name!r}")
+    if not 1 <= parsed.width <= MAX_CLASSIFIER_WIDTH:
+        raise ConfigError(
+            f"the width of a network must be 1 to {MAX_CLASSIFIER_WIDTH}, got {name!r}"
+        )
+    if parsed.family == "convnet" and parsed.depth < 1:
+        raise ConfigError(f"a ConvNet needs a depth of 1 or more, got {name!r}")
+    if parsed.family == "vit" and parsed.width % 32:
+        raise ConfigError(f"the width of a vit must be a multiple of 32, got {name!r}")
+    return parsed
+
+
 def check_classifier_name(name: str) -> None:
     """Raise ConfigError unless `name` is a classifier that can be built."""
-    if not (CONVNET_NAME.fullmatch(name) or RESNET_NAME.fullmatch(name)):
-        raise ConfigError(f"network must be one of {CLASSIFIER_NAMES}; got {name!r}")
+    parse_classifier_name(name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

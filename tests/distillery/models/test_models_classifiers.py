@@ -17,6 +17,16 @@ from distillery.models.initialise import seeded_weights
         ("resnet18-w4", 3, 32, 32),
         ("resnet18-w4", 1, 8, 32),
         ("resnet18-w4", 3, 96, 32),
+        ("resnet10-w4", 1, 15, 32),
+        ("resnetap10-w4", 3, 30, 32),
+        ("resnetap10-w4", 3, 96, 32),
+        ("alexnet-w4", 1, 28, 6 * 16),
+        ("alexnet-w4", 1, 8, 6),
+        ("vgg11-w4", 1, 28, 32),
+        ("vgg11-w4", 1, 8, 32),
+        ("vgg11-w4", 3, 64, 32 * 4),
+        ("vit-w32", 1, 8, 32),
+        ("vit-w32", 3, 30, 32),
     ],
 )
 def test_shapes(name: str, channels: int, image_size: int, num_features: int) -> None:
@@ -30,11 +40,28 @@ def test_shapes(name: str, channels: int, image_size: int, num_features: int) ->
 
 
 def test_published_sizes() -> None:
-    """ConvNet-3 of width 128 for CIFAR-10 has 320,010 weights; ResNet-18 11.17 M (He et al.)."""
-    convnet = build_classifier("convnet-d3-w128", 3, 32, 10, seed=0)
-    assert sum(p.numel() for p in convnet.parameters()) == 320_010
-    resnet = build_classifier("resnet18", 3, 32, 10, seed=0, norm="batch")
-    assert sum(p.numel() for p in resnet.parameters()) == 11_173_962
+    """Weights for CIFAR-10 as published; AlexNet and VGG-11 counted from their layers by hand."""
+
+    def weights(name: str) -> int:
+        network = build_classifier(name, 3, 32, 10, seed=0)
+        return sum(p.numel() for p in network.parameters())
+
+    alexnet = [(3, 128, 25), (128, 192, 25), (192, 256, 9), (256, 192, 9), (192, 192, 9)]
+    vgg = [
+        (3, 64),
+        (64, 128),
+        (128, 256),
+        (256, 256),
+        (256, 512),
+        (512, 512),
+        (512, 512),
+        (512,) * 2,
+    ]
+    assert weights("convnet-d3-w128") == 320_010
+    assert weights("resnet18") == 11_173_962
+    assert weights("alexnet") == sum(a * b * k + b for a, b, k in alexnet) + 192 * 16 * 10 + 10
+    assert weights("vgg11") == sum(9 * a * b + 3 * b for a, b in vgg) + 512 * 10 + 10
+    assert weights("resnet10") == weights("resnetap10") == 4_903_242
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
@@ -73,7 +100,9 @@ def test_instance_norm_centres_each_channel_of_each_image() -> None:
 
 def test_gradient_reaches_every_weight_and_the_image() -> None:
     x = torch.randn(2, 3, 16, 16, requires_grad=True)
-    for name in ("convnet-d2-w4", "resnet18-w4"):
+    for name in (
+        "convnet-d2-w4", "resnet18-w4", "resnetap10-w4", "alexnet-w4", "vgg11-w4", "vit-w32",
+    ):  # fmt: skip
         network = build_classifier(name, 3, 16, 3, seed=0)
         network(x).square().sum().backward()
         assert all(p.grad is not None and p.grad.any() for p in network.parameters())
@@ -82,7 +111,7 @@ def test_gradient_reaches_every_weight_and_the_image() -> None:
 
 def test_what_cannot_be_built_says_why() -> None:
     with pytest.raises(ValueError, match="convnet-d3-w128"):
-        build_classifier("vgg11", 3, 32, 10, seed=0)
+        build_classifier("lenet", 3, 32, 10, seed=0)
     with pytest.raises(ValueError, match="depth 1 to 3"):
         ConvNet(4, 32, 1, 8, 10)
     with pytest.raises(ValueError, match="8 pixels"):
@@ -95,3 +124,29 @@ def test_norm_and_pooling_can_be_named() -> None:
     assert kinds.count("MaxPool2d") == 2 and "AvgPool2d" not in kinds
     norms = [module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)]
     assert [norm.num_groups for norm in norms] == [4, 4]
+
+
+def test_an_average_pooled_resnet_has_no_strides_and_a_resnet_has() -> None:
+    for name, strided in (("resnetap10-w4", 0), ("resnet10-w4", 6)):
+        network = build_classifier(name, 3, 32, 10, 0)
+        layers = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+        assert sum(layer.stride != (1, 1) for layer in layers) == strided
+        assert network.feature_map(torch.zeros(1, 3, 32, 32)).shape[-1] == 4
+
+
+def test_a_transformer_sees_where_patches_lie_and_has_second_gradients() -> None:
+    network = build_classifier("vit-w32", 1, 16, 3, 0)
+    x = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert not torch.allclose(network(x), network(x.flip(3)), atol=1e-3)
+    (first,) = torch.autograd.grad(network(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x)
+    assert second.any()
+
+
+def test_widths_scale_every_layer() -> None:
+    for name in ("alexnet", "vgg11", "resnet10", "vit"):
+        features = [
+            build_classifier(f"{name}-w{width}", 3, 32, 10, 0).head.in_features
+            for width in (32, 64)
+        ]
+        assert features[1] == 2 * features[0]

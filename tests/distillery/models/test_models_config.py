@@ -16,6 +16,7 @@ from distillery.models.config import (
     PixelDiTConfig,
     dit_flops_per_image,
     dit_num_parameters,
+    parse_classifier_name,
     vae_flops_per_image,
 )
 from distillery.models.dit import build_pixel_dit, denoise
@@ -101,3 +102,28 @@ def test_values_that_no_network_has_are_refused() -> None:
 def test_costs_need_no_torch() -> None:
     code = "import sys, distillery.models.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lenet", "one of convnet-d3-w128.*alexnet, vgg11, resnet10, resnet18, resnetap10, vit"),
+        ("resnet34", "one of"),
+        ("convnet-d3", "one of"),
+        ("convnet-d3-w0", "width of a network must be 1 to 2048"),
+        ("resnet18-w9999", "width of a network must be 1 to 2048"),
+        ("convnet-d0-w8", "depth of 1 or more"),
+        ("vit-w40", "multiple of 32"),
+    ],
+)
+def test_networks_that_cannot_be_built_list_the_choices(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_classifier_name(name)
+
+
+def test_names_say_family_depth_and_width() -> None:
+    name = parse_classifier_name("convnet-d4-w16-group-max")
+    assert (name.family, name.depth, name.width) == ("convnet", 4, 16)
+    assert name.is_group_norm and name.is_max_pooled
+    assert parse_classifier_name("alexnet").width == 128
+    assert parse_classifier_name("resnetap10-w8").width == 8
