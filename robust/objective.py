@@ -5,12 +5,16 @@ max is taken inside each class and averaged over classes, or over all clusters (
 Shapes: N samples, K classes, J clusters per class.
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from robust.cvar import clustered_cvar
+from robust.clusters import merge_small
+from robust.cvar import Tail, check_tail_fraction, clustered_cvar
+
+MaxOver = Literal["class", "all"]
 
 
 def group_robust_loss(
@@ -22,7 +26,9 @@ def group_robust_loss(
     tail_fraction: float,
     mean_weight: float = 1.0,
     max_weight: float = 1.0,
-    max_over: Literal["class", "all"] = "class",
+    max_over: MaxOver = "class",
+    loss_weight: float = 1.0,
+    tail: Tail = "upper",
 ) -> Tensor:
     """Return mean loss + `mean_weight` x mean CVaR + `max_weight` x max CVaR of the clusters.
 
@@ -36,13 +42,15 @@ def group_robust_loss(
         max_weight: Weight of the worst cluster.
         max_over: `class`: the worst cluster of each class, averaged over the classes present;
             `all`: the worst of all clusters.
+        loss_weight: Weight of the mean loss itself.
+        tail: See `robust.cvar`.
 
     Returns:
         Scalar loss.
     """
     num_clusters = num_classes * clusters_per_class
     values, sizes = clustered_cvar(
-        losses, cluster_ids, num_clusters=num_clusters, tail_fraction=tail_fraction
+        losses, cluster_ids, num_clusters=num_clusters, tail_fraction=tail_fraction, tail=tail
     )
     filled = sizes > 0
     mean = values.sum() / filled.sum()  # empty clusters hold zero
@@ -53,4 +61,67 @@ def group_robust_loss(
         maximum = torch.where(present, worst, 0).sum() / present.sum()
     else:
         maximum = worst.amax()
-    return losses.mean() + mean_weight * mean + max_weight * maximum
+    return loss_weight * losses.mean() + mean_weight * mean + max_weight * maximum
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupRobust:
+    """The objective with its settings; each term can be switched off by a weight of zero."""
+
+    tail_fraction: float = 0.8
+    """Share of a cluster's samples in its tail."""
+    tail: Tail = "upper"
+    """`lower` averages the smallest losses, as printed; for comparison only."""
+    loss_weight: float = 1.0
+    """Of the mean cross-entropy."""
+    mean_weight: float = 1.0
+    """Of the mean CVaR of the clusters."""
+    max_weight: float = 1.0
+    """Of the worst cluster's CVaR."""
+    max_over: MaxOver = "class"
+    """The worst cluster of each class, averaged over classes, or the worst of all."""
+    min_cluster_size: int = 4
+    """Smaller clusters of a batch are merged; 1 merges none."""
+    samples_per_class: int | None = None
+    """Real samples of each class that a batch must have; None: any batch."""
+    every: int = 1
+    """The robust terms count in one of so many steps, cross-entropy alone in the others."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training can use."""
+        check_tail_fraction(self.tail_fraction)
+        if min(self.loss_weight, self.mean_weight, self.max_weight) < 0 or self.every < 1:
+            raise ValueError(f"weights must be 0 or more and every 1 or more, got {self}")
+        if self.max_over not in ("class", "all"):
+            raise ValueError(f"max_over must be class or all, got {self.max_over!r}")
+
+    def __call__(
+        self, losses: Tensor, cluster_ids: Tensor, *, num_classes: int, clusters_per_class: int
+    ) -> Tensor:
+        """Return the objective of a batch's losses (N,), small clusters merged.
+
+        Raises:
+            ValueError: If the batch has fewer than `samples_per_class` samples a class on average.
+        """
+        wanted = (self.samples_per_class or 0) * num_classes
+        if len(losses) < wanted:
+            raise ValueError(
+                f"this preset of the robust objective needs {self.samples_per_class} samples per "
+                f"class and step, {wanted} in all, got {len(losses)}: enlarge the batch, or take "
+                "the preset default"
+            )
+        sizes = {"num_classes": num_classes, "clusters_per_class": clusters_per_class}
+        merged = merge_small(cluster_ids, **sizes, min_size=self.min_cluster_size)
+        return group_robust_loss(
+            losses, merged, **sizes, tail_fraction=self.tail_fraction, tail=self.tail,
+            loss_weight=self.loss_weight, mean_weight=self.mean_weight,
+            max_weight=self.max_weight, max_over=self.max_over,
+        )  # fmt: skip
+
+
+PRESETS = {
+    "default": GroupRobust(),
+    "reference": GroupRobust(max_over="all", min_cluster_size=1, samples_per_class=256),
+}
+"""`reference`: the paper's, a max over all clusters, which a small batch makes the loss of a few
+images. `default`: the max inside each class, which any batch can bear (docs/method.md)."""

@@ -93,3 +93,28 @@ def test_clustered_gradient_stays_in_the_tail_of_its_cluster() -> None:
     values[0].backward()
     assert losses.grad is not None
     torch.testing.assert_close(losses.grad, torch.tensor([0.0, 1.0, 0.0, 0.0]))
+
+
+def test_the_lower_tail_averages_the_smallest_losses() -> None:
+    assert cvar(LOSSES, tail_fraction=0.2, tail="lower") == pytest.approx(1.5)  # 1 and 2
+    assert cvar(LOSSES, tail_fraction=0.25, tail="lower") == pytest.approx((1 + 2 + 1.5) / 2.5)
+    assert cvar(LOSSES, tail_fraction=1.0, tail="lower") == pytest.approx(5.5)  # the mean
+    # the mean lies between the tails, in their proportion
+    both = 0.2 * cvar(LOSSES, tail_fraction=0.2) + 0.8 * cvar(
+        LOSSES, tail_fraction=0.8, tail="lower"
+    )
+    assert both == pytest.approx(5.5)
+
+
+def test_clustered_lower_tails_equal_those_one_by_one(generator: torch.Generator) -> None:
+    losses = torch.randn(30, generator=generator).exp()
+    ids = torch.randint(0, 3, (30,), generator=generator)
+    values, _ = clustered_cvar(losses, ids, num_clusters=3, tail_fraction=0.3, tail="lower")
+    for cluster in range(3):
+        alone = cvar(losses[ids == cluster], tail_fraction=0.3, tail="lower")
+        torch.testing.assert_close(values[cluster], alone)
+
+
+def test_an_unknown_tail_is_refused() -> None:
+    with pytest.raises(ValueError, match="tail must be upper or lower, got 'left'"):
+        cvar(LOSSES, tail_fraction=0.5, tail="left")  # type: ignore[arg-type]

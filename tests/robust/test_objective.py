@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from robust.clusters import assign_to_centres, cluster_within_classes, merge_small
-from robust.objective import group_robust_loss
+from robust.objective import PRESETS, GroupRobust, group_robust_loss
 
 # Two classes with two clusters each; class 0 holds ids 0 and 1, class 1 holds 2 and 3.
 LOSSES = torch.tensor([1.0, 3.0, 8.0, 2.0, 4.0, 6.0])
@@ -44,6 +44,44 @@ def test_gradient_weighs_the_worst_cluster_of_each_class_most() -> None:
     assert gradient.argmax() in (2, 5)  # the worst clusters of class 0 and class 1
     # by hand for sample 2: 1/6 of the mean, 1/4 of the mean CVaR, 1/2 of the max
     assert gradient[2] == pytest.approx(1 / 6 + 1 / 4 + 1 / 2)
+
+
+def test_cross_entropy_can_be_switched_off_and_the_tail_turned() -> None:
+    worst = group_robust_loss(LOSSES, IDS, **SIZES, tail_fraction=0.5, loss_weight=0)
+    torch.testing.assert_close(worst, torch.tensor(5.25 + 7))
+    # the lower half of the clusters: 1, 8, 2, 6; mean 4.25; worst per class 8 and 6
+    best = group_robust_loss(LOSSES, IDS, **SIZES, tail_fraction=0.5, tail="lower", loss_weight=0)
+    torch.testing.assert_close(best, torch.tensor(4.25 + 7))
+
+
+def test_the_default_preset_merges_small_clusters_and_takes_any_batch() -> None:
+    # of clusters below four samples only one is left in each class: 1, 3, 8 and 2, 4, 6
+    value = PRESETS["default"](LOSSES, IDS, **SIZES)
+    first, second = (8 + 3 + 0.4 * 1) / 2.4, (6 + 4 + 0.4 * 2) / 2.4
+    mean = (first + second) / 2
+    torch.testing.assert_close(value, LOSSES.mean() + 2 * mean)
+
+
+def test_the_reference_preset_takes_the_worst_of_all_clusters_of_a_full_batch() -> None:
+    reference = PRESETS["reference"]
+    losses, ids = LOSSES.repeat(86), IDS.repeat(86)  # 516 samples for two classes
+    values = [0.8, 0.8]
+    assert [p.tail_fraction for p in PRESETS.values()] == values
+    value = reference(losses, ids, **SIZES)
+    expected = group_robust_loss(losses, ids, **SIZES, tail_fraction=0.8, max_over="all")
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(
+        ValueError, match=r"needs 256 samples per class and step, 512 in all, got 6"
+    ):
+        reference(LOSSES, IDS, **SIZES)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tail_fraction": 0.0}, {"max_weight": -1.0}, {"every": 0}, {"max_over": "group"}]
+)
+def test_impossible_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(ValueError, match="tail_fraction must|weights must|max_over must"):
+        GroupRobust(**settings)
 
 
 def test_small_clusters_join_the_largest_of_their_class() -> None:
