@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from robust.selection import greedy_cvar, herding, k_medoids, random_choice
+from robust.selection import greedy_cvar, herding, k_center, k_medoids, random_choice
 
 
 def line(*positions: float) -> torch.Tensor:
@@ -16,6 +16,25 @@ def test_herding_takes_the_sample_nearest_to_the_mean_and_then_balances() -> Non
     # first 2; then the pair whose mean is nearest to 2.25: 2 and 1 (1.5) beats 2 and 6 (4)
     assert herding(features, 2).tolist() == [2, 1]
     assert sorted(herding(features, 4).tolist()) == [0, 1, 2, 3]  # none twice
+
+
+def test_k_center_adds_the_farthest_sample_each_time() -> None:
+    features = line(0.0, 4.0, 5.0, 9.0, 16.0)  # mean 6.8: 5 is nearest to it
+    # farthest from 5 is 16; then 0 (5 away) beats 9 (4 away); then 9; then 4
+    assert k_center(features, 5).tolist() == [2, 4, 0, 3, 1]
+
+
+def test_k_center_covers_better_than_twice_the_best_cover(generator: torch.Generator) -> None:
+    features = torch.randn(12, 2, generator=generator)
+    distances = torch.cdist(features, features)
+    radius = distances[:, k_center(features, 3)].amin(1).max()
+    sets = torch.combinations(torch.arange(12), 3)
+    best = torch.stack([distances[:, one].amin(1).max() for one in sets]).min()
+    assert best <= radius <= 2 * best  # Gonzalez's bound
+
+
+def test_k_center_of_duplicates_are_distinct() -> None:
+    assert sorted(k_center(line(1.0, 1.0, 1.0), 3).tolist()) == [0, 1, 2]
 
 
 def test_k_medoids_finds_the_middles_of_two_groups() -> None:
@@ -54,6 +73,8 @@ def test_the_cvar_term_draws_the_choice_from_the_crowd_to_the_middle_of_the_clus
 
 
 def test_more_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot choose 3 of 2"):
+        k_center(line(0.0, 1.0), 3)
     with pytest.raises(ValueError, match="cannot choose 3 of 2"):
         greedy_cvar(
             line(0.0, 1.0), line(0.0), torch.zeros(1).long(), 3, num_clusters=1, tail_fraction=0.5
