@@ -21,6 +21,7 @@ from distillery.files import digest_json, read_json, write_json
 from distillery.machine import use_device, use_threads
 from distillery.progress import OnProgress
 from generator.config import DistillConfig, from_dict, to_dict
+from generator.notes import note_stage
 from generator.planned import Plan
 from generator.stage import Finished, Stage, run_stage
 from generator.stages import (
@@ -138,44 +139,86 @@ def run_job(
         JobError: If another process is running this job.
         DistilleryError: What a stage could not do.
     """
-    config: DistillConfig = from_dict(job["config"])
-    assert config.num_threads is not None  # the plan filled it in
-    use_threads(config.num_threads)
-    use_device(config.device or "cpu")
+    set_up(job)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise JobError(f"another process is running the job in {folder}: wait for it") from error
     try:
-        done: dict[str, Finished] = {}
-        for stage in STAGES:
-            root = cache if stage.is_shared else folder / "stages"
-            facts = {"decisions": job["decisions"], "warnings": job["warnings"]}
-            facts["stages"] = [_stage_row(finished) for finished in done.values()]
-            done[stage.name] = run_stage(
-                stage, config, done, root=root, on_progress=on_progress, job=facts,
-                checkpoint_interval_s=checkpoint_interval_s,
-            )  # fmt: skip
-            on_stage(done[stage.name])
-            if stage.name == "prepare":
-                _check_size(done["prepare"], config)
-        bundle_folder = _publish(done["bundle"].folder / bundle.FOLDER, folder / "bundle")
+        done = walk(
+            folder, job, cache=cache, on_progress=on_progress, on_stage=on_stage,
+            checkpoint_interval_s=checkpoint_interval_s,
+        )  # fmt: skip
     finally:
         lock.release()
     digest = done["bundle"].record["facts"]["content_digest"]
-    return JobResult(folder, bundle_folder, digest, tuple(done.values()))
+    return JobResult(folder, folder / "bundle", digest, tuple(done.values()))
 
 
-def _stage_row(finished: Finished) -> dict[str, Any]:
-    """Return what the report tells of a stage."""
-    record = finished.record
-    return {
-        "name": finished.name,
-        "seconds": record["seconds"],
-        "cached": finished.was_cached,
-        "summary": record["summary"],
-    }
+def set_up(job: Mapping[str, Any]) -> None:
+    """Give this process the threads and the device that a job computes with."""
+    config: DistillConfig = from_dict(job["config"])
+    assert config.num_threads is not None  # the plan filled it in
+    use_threads(config.num_threads)
+    use_device(config.device or "cpu")
+
+
+def walk(
+    folder: Path,
+    job: Mapping[str, Any],
+    *,
+    cache: Path,
+    on_progress: OnProgress,
+    until: str = "bundle",
+    on_stage: Callable[[Finished], None] = lambda _: None,
+    checkpoint_interval_s: float = 10.0,
+    is_noted: bool = True,
+) -> dict[str, Finished]:
+    """Return the complete stages of a job up to one of them, doing those that are not.
+
+    Args:
+        folder: Of the job.
+        job: Content of its `job.json`.
+        cache: Folder of shared stages.
+        on_progress: Told of all work; may raise `Cancelled`.
+        until: The last stage; `bundle` also gives the bundle its place in the folder.
+        on_stage: Told of each stage when it is complete.
+        checkpoint_interval_s: Seconds between two checkpoints.
+        is_noted: Whether the folder takes note of the stages; then the caller holds its lock.
+    """
+    config: DistillConfig = from_dict(job["config"])
+    done: dict[str, Finished] = {}
+    rows: list[dict[str, Any]] = []
+    for stage in STAGES[: _position(until) + 1]:
+        facts = {"decisions": job["decisions"], "warnings": job["warnings"], "stages": [*rows]}
+        finished = run_stage(
+            stage, config, done, root=stage_root(stage, folder, cache), on_progress=on_progress,
+            job=facts, checkpoint_interval_s=checkpoint_interval_s,
+        )  # fmt: skip
+        done[stage.name] = finished
+        if is_noted:
+            note = note_stage(folder, finished)
+            rows.append({key: note[key] for key in ("name", "seconds", "cached", "summary")})
+        on_stage(finished)
+        if stage.name == "prepare":
+            _check_size(finished, config)
+    if "bundle" in done:
+        _publish(done["bundle"].folder / bundle.FOLDER, folder / "bundle")
+    return done
+
+
+def _position(name: str) -> int:
+    """Return where a stage stands in the order."""
+    names = [stage.name for stage in STAGES]
+    if name not in names:
+        raise ValueError(f"stage must be one of {', '.join(names)}, got {name!r}")
+    return names.index(name)
+
+
+def stage_root(stage: Stage, folder: Path, cache: Path) -> Path:
+    """Return the folder that holds a stage's own."""
+    return cache if stage.is_shared else folder / "stages"
 
 
 def _check_size(prepared: Finished, config: DistillConfig) -> None:

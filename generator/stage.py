@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from distillery.progress import OnProgress, Progress
 from generator.config import DistillConfig
 
 RECORD = "stage.json"
+PARTIAL = ".partial"
+WAITING = "another job is doing this: waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,43 @@ class Context:
         """Return the facts of a stage that this one reads."""
         return read_json(self.inputs[stage] / RECORD)["facts"]
 
+    def part(self, number: int, work: Callable[["Context"], None]) -> Path:
+        """Return the folder of a part of this stage, doing its work unless it is complete.
+
+        One process at a time works on a part, whether it does the whole stage or this part alone.
+
+        Args:
+            number: Of the part, 0 or more.
+            work: Gets a context whose folder is the part's own.
+        """
+        folder = part_folder(self.folder, number)
+        name = self.folder.name.partition("-")[0]
+        with locked(folder.with_name(f".{folder.name}.lock"), name, self.on_progress):
+            # The stage removes its parts once its record is written: look there first
+            if not any((place / RECORD).exists() for place in (*_places(self.folder), folder)):
+                folder.mkdir(exist_ok=True)
+                work(replace(self, folder=folder))
+                write_json(folder / RECORD, {"name": name, "part": number})
+        return folder
+
+    def finished_parts(self) -> list[int]:
+        """Return the numbers of the parts that are complete, by whichever process."""
+        stem = part_folder(self.folder, 0).name.removesuffix("0000")
+        found = self.folder.parent.glob(f"{stem}*/{RECORD}")
+        return sorted(int(path.parent.name.removeprefix(stem)) for path in found)
+
+
+def part_folder(folder: Path, number: int) -> Path:
+    """Return where a part lies: beside the folder of the stage, or of another part of it."""
+    stem = folder.name.partition(".")[0]
+    return folder.with_name(f"{stem}.part-{number:04d}")
+
+
+def _places(stage_folder: Path) -> tuple[Path, Path]:
+    """Return where a stage is while it is written, and where it is when complete."""
+    final = stage_folder.with_name(stage_folder.name.removesuffix(PARTIAL))
+    return final.with_name(final.name + PARTIAL), final
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -77,6 +116,18 @@ class Stage:
     """Does the work."""
     is_shared: bool = False
     """Whether its folder is in the cache, where other jobs find it."""
+    parts: "Parts | None" = None
+    """How its work falls into parts that other processes can do ahead of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts of a stage, each finished in a folder of its own by `Context.part`."""
+
+    count: Callable[[Context], int]
+    """How many there are."""
+    run: Callable[[Context, int], object]
+    """Does the part of a number, unless it is complete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,30 +164,25 @@ def run_stage(
     checkpoint_interval_s: float = 10.0,
 ) -> Finished:
     """Return the complete stage under `root`, doing or finishing its work where need be."""
-    key = stage_key(stage, config, inputs)
-    final = root / f"{stage.name}-{key[:16]}"
-    root.mkdir(parents=True, exist_ok=True)
+    key, final = _place(stage, config, inputs, root)
     if (final / RECORD).exists():
         return Finished(stage.name, final, read_json(final / RECORD), True)
-    with _locked(root / f".{final.name}.lock", stage.name, on_progress):
+    with locked(root / f".{final.name}.lock", stage.name, on_progress):
         if (final / RECORD).exists():  # another job has just finished it
             return Finished(stage.name, final, read_json(final / RECORD), True)
-        partial = root / f"{final.name}.partial"
+        partial = root / f"{final.name}{PARTIAL}"
         partial.mkdir(exist_ok=True)
         if not (partial / RECORD).exists():  # else it was killed when all but the name was there
             started = time.monotonic()
+            folders = {name: inputs[name].folder for name in stage.reads}
             context = Context(
-                config,
-                partial,
-                {name: inputs[name].folder for name in stage.reads},
-                on_progress,
-                job or {},
-                checkpoint_interval_s,
+                config, partial, folders, on_progress, job or {}, checkpoint_interval_s
             )
             output, seconds = stage.run(context), time.monotonic() - started
             record = _record(stage, key, config, inputs, partial, output, seconds)
             write_json(partial / RECORD, record)
         # Only now: until the record is there, a killed run goes on from its checkpoints
+        _remove_parts(partial, stage.name, on_progress)
         for path in partial.iterdir():
             if _is_temporary(path):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -145,16 +191,52 @@ def run_stage(
     return Finished(stage.name, final, read_json(final / RECORD), False)
 
 
+def part_context(
+    stage: Stage,
+    config: DistillConfig,
+    inputs: Mapping[str, Finished],
+    *,
+    root: Path,
+    on_progress: OnProgress,
+    checkpoint_interval_s: float = 10.0,
+) -> Context:
+    """Return the context in which a part of a stage is done ahead of the stage itself."""
+    _, final = _place(stage, config, inputs, root)
+    folders = {name: inputs[name].folder for name in stage.reads}
+    partial = root / f"{final.name}{PARTIAL}"
+    return Context(config, partial, folders, on_progress, {}, checkpoint_interval_s)
+
+
+def _place(
+    stage: Stage, config: DistillConfig, inputs: Mapping[str, Finished], root: Path
+) -> tuple[str, Path]:
+    """Return a stage's key, and its folder when complete; makes the folder around it."""
+    key = stage_key(stage, config, inputs)
+    root.mkdir(parents=True, exist_ok=True)
+    return key, root / f"{stage.name}-{key[:16]}"
+
+
+def _remove_parts(partial: Path, name: str, on_progress: OnProgress) -> None:
+    """Remove the folders of parts, which are in the stage's own files by now."""
+    stem = part_folder(partial, 0).name.removesuffix("0000")
+    for folder in sorted(partial.parent.glob(f"{stem}*")):
+        with locked(folder.with_name(f".{folder.name}.lock"), name, on_progress):
+            shutil.rmtree(folder)
+
+
 def _is_temporary(path: Path) -> bool:
     """Say whether an entry of a stage's folder is needed on the way only."""
     return path.name.startswith((".", "checkpoint-"))
 
 
-class _locked:  # noqa: N801  (reads as a statement)
+class locked:  # noqa: N801  (reads as a statement)
     """Hold a file lock; while another holds it, report so that the wait can be cancelled."""
 
-    def __init__(self, path: Path, name: str, on_progress: OnProgress) -> None:
+    def __init__(
+        self, path: Path, name: str, on_progress: OnProgress, message: str = WAITING
+    ) -> None:
         self.lock, self.name, self.on_progress = FileLock(path), name, on_progress
+        self.message = message
 
     def __enter__(self) -> None:
         while True:
@@ -162,7 +244,7 @@ class _locked:  # noqa: N801  (reads as a statement)
                 self.lock.acquire(timeout=1.0)
                 return
             except Timeout:
-                self.on_progress(Progress(self.name, 0, 1, "another job is doing this: waiting"))
+                self.on_progress(Progress(self.name, 0, 1, self.message))
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()

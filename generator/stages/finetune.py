@@ -1,11 +1,14 @@
 """Stage finetune: a DiffFit adapter for each group of at most 20 classes, with minimax memories.
 
+Groups are parts of the stage: other processes can train theirs ahead of it, with the same bytes.
 A guard samples a few images now and then; where a judge of real images no longer recognises them,
 the run stops and the adapter is the last one that passed.
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +29,12 @@ from generator.config import DistillConfig, to_dict
 from generator.defaults import default_guidance
 from generator.noise import noise_seed
 from generator.sampler import Precision, match_channels, sample_images
-from generator.stage import Context, Stage, StageOutput
+from generator.stage import Context, Parts, Stage, StageOutput
 from generator.stages.base import JUDGE
 from generator.stages.common import Reals, machine_settings, open_base, open_reals
 from generator.stages.encode import LATENTS
 
-CURVES = "curves.json"
+CURVES, GROUP = "curves.json", "group.json"
 GUARD_IMAGES = 64
 GUARD_STEPS = 8
 GUARD_IPC = 10
@@ -51,33 +54,49 @@ def settings(config: DistillConfig) -> dict[str, Any]:
 
 
 def run(context: Context) -> StageOutput:
-    """Train one adapter after the other; finished ones are kept."""
+    """Train the adapters that are not there yet, one after the other, and gather them all."""
     if not context.config.finetune.enabled:
         write_json(context.folder / CURVES, [])
         return StageOutput("switched off: the base samples as it is")
-    reals = open_reals(context)
-    _, labels = reals.dataset.split("train")
-    groups = class_groups(reals.num_classes, context.config.finetune.classes_per_group)
-    latents = _latents(context, reals)
     records = []
-    for number, group in enumerate(groups):
-        record = context.folder / f"checkpoint-record-{number:04d}.json"
-        if not record.exists():
-            result = _train_group(context, reals, latents, labels, number, group)
-            write_tensors(adapter_path(context.folder, number), result.adapter)
-            write_json(record, _record(group, result))
-        records.append(read_json(record))
+    for number in range(count_groups(context)):
+        folder = run_group(context, number)
+        shutil.copyfile(adapter_path(folder, number), adapter_path(context.folder, number))
+        records.append(read_json(folder / GROUP))
     write_json(context.folder / CURVES, [record["curves"] for record in records])
     stopped = [record["stopped"] for record in records if record["stopped"]]
     config = context.config.finetune
     summary = (
-        f"{len(groups)} adapter(s), {records[0]['num_steps_done']} steps of {config.batch_size}, "
+        f"{len(records)} adapter(s), {records[0]['num_steps_done']} steps of {config.batch_size}, "
         f"minimax {config.preset} (representativeness {config.representativeness_weight}, "
         f"diversity {config.diversity_weight})"
     )
     if stopped:
         summary += f"; stopped early by the fidelity guard: {stopped[0]}"
     return StageOutput(summary, {"stopped": stopped})
+
+
+def groups_of(context: Context) -> list[range]:
+    """Return the classes of each adapter."""
+    num_classes = len(context.facts("base")["rows"])
+    return class_groups(num_classes, context.config.finetune.classes_per_group)
+
+
+def count_groups(context: Context) -> int:
+    """Return the number of adapters."""
+    return len(groups_of(context)) if context.config.finetune.enabled else 1
+
+
+def run_group(context: Context, number: int) -> Path:
+    """Train one adapter, unless it is there; returns its folder."""
+
+    def work(part: Context) -> None:
+        reals = open_reals(part)
+        result = _train_group(part, reals, _latents(part, reals), number)
+        write_tensors(adapter_path(part.folder, number), result.adapter)
+        write_json(part.folder / GROUP, _record(groups_of(part)[number], result))
+
+    return context.part(number, work)
 
 
 def _record(group: Sequence[int], result: FinetuneResult) -> dict[str, Any]:
@@ -113,13 +132,23 @@ class _Subset:
 
 
 def _train_group(
-    context: Context, reals: Reals, latents: LatentSource, labels: np.ndarray, number: int,
-    group: Sequence[int],
-) -> FinetuneResult:  # fmt: skip
+    context: Context, reals: Reals, latents: LatentSource, number: int
+) -> FinetuneResult:
     """Return the adapter of one group."""
     base, rows = open_base(context)
+    groups = groups_of(context)
+    group = groups[number]
+    _, labels = reals.dataset.split("train")
     members = np.flatnonzero(np.isin(labels, group))
-    groups = f" (classes {group[0]} to {group[-1]})" if len(group) < reals.num_classes else ""
+    text = f" (classes {group[0]} to {group[-1]})" if len(groups) > 1 else ""
+
+    def tell(progress: Progress) -> None:
+        """Count the steps of all groups, those that others have finished among them."""
+        step = len(context.finished_parts()) * progress.total + progress.step
+        total = len(groups) * progress.total
+        message = progress.message + text
+        context.on_progress(Progress("finetune", step, total, message, progress.metrics))
+
     return finetune(
         base.transformer,
         alphas_cumprod=base.alphas_cumprod,
@@ -129,11 +158,9 @@ def _train_group(
         class_rows=rows[list(group)],
         config=context.config.finetune,
         seed=derive_seed(context.config.seed, "finetune", number),
-        checkpoint=context.checkpoint(f"group-{number:04d}"),
+        checkpoint=context.checkpoint(),
         check=_guard(context, reals, base, rows, group),
-        on_progress=lambda p: context.on_progress(
-            Progress("finetune", p.step, p.total, p.message + groups, p.metrics)
-        ),
+        on_progress=tell,
     )
 
 
@@ -159,4 +186,7 @@ def _guard(
     return check
 
 
-STAGE = Stage("finetune", 2, ("prepare", "base", "encode"), settings, run, is_shared=True)
+STAGE = Stage(
+    "finetune", 2, ("prepare", "base", "encode"), settings, run, is_shared=True,
+    parts=Parts(count_groups, run_group),
+)  # fmt: skip

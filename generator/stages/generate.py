@@ -1,11 +1,13 @@
 """Stage generate: the pool of candidates, and the plain samples of the base as a control.
 
 Batches are cut at fixed (class, index) ranges, and each is one file: a killed run goes on at the
-next batch and ends with the same bytes. Every image has its own noise (`generator.noise`).
+next batch and ends with the same bytes. Every image has its own noise (`generator.noise`). The
+samples of each group of classes are a part of the stage, and so are the plain ones, the last part.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,16 @@ from distillery.evaluation.training import accuracy
 from distillery.models.base import DiffusionBase
 from distillery.progress import Progress
 from distillery.tensorfile import read_tensors, write_tensors
-from finetune.groups import class_groups
 from generator.adapters import with_adapter
 from generator.config import DistillConfig, to_dict
 from generator.noise import noise_seed
 from generator.sampler import match_channels, sample_images
-from generator.stage import Context, Stage, StageOutput
+from generator.stage import Context, Parts, Stage, StageOutput
 from generator.stages.base import JUDGE
 from generator.stages.common import machine_settings, open_base, open_reals
+from generator.stages.finetune import groups_of
 
-POOL, PLAIN = "pool.safetensors", "plain.safetensors"
+POOL, PLAIN, PART = "pool.safetensors", "plain.safetensors", "part.safetensors"
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -52,24 +54,16 @@ def plain_per_class(config: DistillConfig) -> int:
 
 
 def run(context: Context) -> StageOutput:
-    """Sample the pool from each group's adapter, then the plain control, and judge fidelity."""
+    """Sample what is not there yet, gather it in one pool, and judge its fidelity."""
     config = context.config
-    base, rows = open_base(context)
-    num_classes, per_class = len(rows), pool_per_class(config)
-    group_ranges = class_groups(num_classes, config.finetune.classes_per_group)
-    plain = plain_per_class(config)
-    report = _Counter(context, num_classes * (per_class + plain))
-    parts = []
-    if plain:
-        jobs = _jobs(range(num_classes), plain)
-        _write(context, PLAIN, [_sample(context, base, rows, "plain", jobs, report)])
-    for number, labels in enumerate(group_ranges):
-        adapted = base
-        if config.finetune.enabled:
-            adapted = with_adapter(base, context.inputs["finetune"], number)
-        jobs = _jobs(labels, per_class)
-        parts.append(_sample(context, adapted, rows, f"g{number}", jobs, report))
-    pool = _write(context, POOL, parts)
+    num_groups, per_class = len(groups_of(context)), pool_per_class(config)
+    num_classes = len(context.facts("base")["rows"])
+    base = cache(lambda: open_base(context))  # once, for all that this process samples
+    folders = [run_part(context, number, base) for number in range(count_parts(context))]
+    parts = [read_tensors(folder / PART)[0] for folder in folders]
+    if plain_per_class(config):
+        _write(context, PLAIN, parts[num_groups:])
+    pool = _write(context, POOL, parts[:num_groups])
     fidelity = _fidelity(context, pool)
     floor = fidelity_floor(
         config.generate.fidelity_floor, context.facts("base")["judge_accuracy"], num_classes
@@ -100,11 +94,49 @@ def _jobs(labels: Sequence[int] | range, per_class: int) -> list[tuple[int, int]
     return [(label, index) for label in labels for index in range(per_class)]
 
 
+def count_parts(context: Context) -> int:
+    """Return the number of class groups, and one more where there is a plain control."""
+    return len(groups_of(context)) + bool(plain_per_class(context.config))
+
+
+def _part_jobs(context: Context, number: int) -> list[tuple[int, int]]:
+    """Return what the part of a number samples."""
+    groups = groups_of(context)
+    if number < len(groups):
+        return _jobs(groups[number], pool_per_class(context.config))
+    return _jobs(range(groups[-1].stop), plain_per_class(context.config))
+
+
+def run_part(
+    context: Context,
+    number: int,
+    base: Callable[[], tuple[DiffusionBase, np.ndarray]] | None = None,
+) -> Path:
+    """Sample one part, unless it is there; returns its folder.
+
+    Args:
+        context: Of the stage.
+        number: Of the class group; the number of groups for the plain control.
+        base: Opens the base; None: opened here.
+    """
+
+    def work(part: Context) -> None:
+        opened, rows = base() if base is not None else open_base(part)
+        if number < len(groups_of(part)) and part.config.finetune.enabled:
+            opened = with_adapter(opened, part.inputs["finetune"], number)
+        write_tensors(part.folder / PART, _sample(part, opened, rows, number))
+
+    return context.part(number, work)
+
+
 class _Counter:
     """Counts finished images over all parts of the stage."""
 
-    def __init__(self, context: Context, total: int) -> None:
-        self.context, self.total, self.done = context, total, 0.0
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        sizes = [len(_part_jobs(context, number)) for number in range(count_parts(context))]
+        self.total = sum(sizes)
+        self.done = float(sum(sizes[number] for number in context.finished_parts()))
 
     def add(self, images: float) -> None:
         self.done += images
@@ -112,14 +144,13 @@ class _Counter:
 
 
 def _sample(
-    context: Context, base: DiffusionBase, rows: np.ndarray, name: str,
-    jobs: list[tuple[int, int]], report: _Counter,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Return images, labels and seeds of some jobs; finished batches are read back."""
-    size = context.config.generate.batch_size
-    batches = []
-    for number, start in enumerate(range(0, len(jobs), size)):
-        path = context.folder / f"checkpoint-{name}-{number:05d}.safetensors"
+    context: Context, base: DiffusionBase, rows: np.ndarray, number: int
+) -> dict[str, np.ndarray]:
+    """Return images, labels and seeds of one part; finished batches are read back."""
+    size, jobs = context.config.generate.batch_size, _part_jobs(context, number)
+    report, batches = _Counter(context), []
+    for batch_number, start in enumerate(range(0, len(jobs), size)):
+        path = batch_path(context.folder, batch_number)
         part = jobs[start : start + size]
         if path.exists():
             report.add(len(part))
@@ -129,6 +160,11 @@ def _sample(
             write_tensors(path, batch)
         batches.append(read_tensors(path)[0])
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def batch_path(folder: Path, number: int) -> Path:
+    """Return where a part keeps a finished batch until it is whole."""
+    return folder / f"checkpoint-{number:05d}.safetensors"
 
 
 def _sample_batch(
@@ -167,4 +203,11 @@ def _fidelity(context: Context, pool: dict[str, np.ndarray]) -> float:
     return accuracy(judge, reals.normalised(pool["images"]), labels)
 
 
-STAGE = Stage("generate", 2, ("prepare", "base", "finetune"), settings, run)
+STAGE = Stage(
+    "generate",
+    2,
+    ("prepare", "base", "finetune"),
+    settings,
+    run,
+    parts=Parts(count_parts, run_part),
+)
