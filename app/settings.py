@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillery.errors import ConfigError
+
 FALSE_WORDS = ("", "0", "false", "no", "off")
 
 
@@ -27,6 +29,32 @@ class Settings:
     """Off where `NO_COLOR` is set to anything, as no-color.org asks."""
     allocator: str | None
     """`PYTORCH_CUDA_ALLOC_CONF` or `MALLOC_` variables that someone has set, for `doctor`."""
+    data: Path
+    """Jobs, uploads and the embedded queue of the service (`DISTILLERY_DATA`)."""
+    database_url: str
+    """Of the queue (`DISTILLERY_DATABASE_URL`); by default `queue.sqlite` in `data`."""
+    datasets: Path | None
+    """Folder whose subfolders and archives jobs may name (`DISTILLERY_DATASETS`)."""
+    is_auth_on: bool
+    """Whether requests need a key (`DISTILLERY_AUTH`, on unless it says off)."""
+    url: str
+    """Where the client finds the service (`DISTILLERY_URL`)."""
+    api_key: str | None
+    """Key that the client sends (`DISTILLERY_API_KEY`)."""
+    max_queued: int
+    """Jobs that may wait at once (`DISTILLERY_MAX_QUEUED`)."""
+    max_upload_bytes: int
+    """Size limit of an uploaded archive (`DISTILLERY_MAX_UPLOAD_BYTES`)."""
+    max_streams: int
+    """Event streams that may be open at once (`DISTILLERY_MAX_STREAMS`)."""
+    disk_floor_bytes: int
+    """Free space below which no job is taken (`DISTILLERY_DISK_FLOOR_BYTES`)."""
+    retention_days: float | None
+    """Days that finished jobs are kept (`DISTILLERY_RETENTION_DAYS`); None: until deleted."""
+    dead_after_s: float
+    """Seconds without a beat after which a worker counts as dead (`DISTILLERY_DEAD_AFTER_S`)."""
+    allow_download: bool
+    """Whether jobs may fetch models and datasets from the Hub (`DISTILLERY_ALLOW_DOWNLOAD`)."""
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
@@ -38,6 +66,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     hub_cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE") or hub_home / "hub"
     token_file = Path(env.get("HF_TOKEN_PATH") or hub_home / "token")
     set_by_user = [f"{name}={env[name]}" for name in sorted(env) if _is_allocator(name)]
+    xdg_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
+    data = Path(env.get("DISTILLERY_DATA") or xdg_data / "distillery").expanduser()
+    datasets = env.get("DISTILLERY_DATASETS")
+    retention = _number(env, "DISTILLERY_RETENTION_DAYS", 0)
     return Settings(
         cache=Path(env.get("DISTILLERY_CACHE") or xdg_cache / "distillery").expanduser(),
         hub_cache=Path(hub_cache).expanduser(),
@@ -45,7 +77,36 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         has_hub_token=bool(env.get("HF_TOKEN")) or token_file.expanduser().is_file(),
         use_color=not env.get("NO_COLOR"),
         allocator=" ".join(set_by_user) or None,
+        data=data,
+        database_url=env.get("DISTILLERY_DATABASE_URL") or f"sqlite:///{data / 'queue.sqlite'}",
+        datasets=Path(datasets).expanduser() if datasets else None,
+        is_auth_on=env.get("DISTILLERY_AUTH", "on").lower() not in FALSE_WORDS,
+        url=env.get("DISTILLERY_URL") or "http://127.0.0.1:8000",
+        api_key=env.get("DISTILLERY_API_KEY") or None,
+        max_queued=int(_number(env, "DISTILLERY_MAX_QUEUED", 100)),
+        max_upload_bytes=int(_number(env, "DISTILLERY_MAX_UPLOAD_BYTES", 2 * 2**30)),
+        max_streams=int(_number(env, "DISTILLERY_MAX_STREAMS", 200)),
+        disk_floor_bytes=int(_number(env, "DISTILLERY_DISK_FLOOR_BYTES", 2**30)),
+        retention_days=retention or None,
+        dead_after_s=_number(env, "DISTILLERY_DEAD_AFTER_S", 120),
+        allow_download=env.get("DISTILLERY_ALLOW_DOWNLOAD", "").lower() not in FALSE_WORDS,
     )
+
+
+def _number(env: Mapping[str, str], name: str, default: float) -> float:
+    """Return a variable that holds a number of 0 or more.
+
+    Raises:
+        ConfigError: If it holds something else.
+    """
+    text = env.get(name) or str(default)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < float("inf"):
+        raise ConfigError(f"{name} must be a number of 0 or more, got {text!r}")
+    return value
 
 
 def _is_allocator(name: str) -> bool:

@@ -1,0 +1,1 @@
+"""Jobs of the service: their records, where they are stored, and the engine that runs them."""

@@ -1,0 +1,60 @@
+"""What the engine hands to the supervisor of a stage, and what it gets back.
+
+Values only: the workflow code knows nothing of processes, the supervisor nothing of the queue.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+PLAN = "plan"
+"""Name of the first stage of a job, which makes its `job.json`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTask:
+    """One stage of one job, or one class group of it."""
+
+    job_id: str
+    folder: Path
+    """The job's folder."""
+    cache: Path
+    """Folder of shared stages."""
+    stage: str
+    """`plan`, or the name of a stage of `generator.pipeline`."""
+    group: int | None = None
+    """Number of the class group where the stage is split; None: the whole stage."""
+    device: str = "cpu"
+    """`cpu` or `cuda`: what this worker has."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """What the user asked for; read by `plan` alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageOutcome:
+    """How a stage ended."""
+
+    kind: Literal["done", "canceled", "failed", "lost"]
+    """`lost`: the worker must stop, or gave up its child; the stage will run again elsewhere."""
+    error: dict[str, Any] | None = None
+    """Of a failed stage: `{"code", "message", "hint", "phase", "retryable", "log_tail"}`."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Of a done stage: `{"seconds", "summary", "cached"}`; of `plan` also `{"config",
+    "decisions", "warnings", "num_groups"}`, of `bundle` also `{"result"}`."""
+
+
+class Hooks(Protocol):
+    """What the supervisor calls while a stage runs; none of them blocks for long."""
+
+    def on_progress(self, progress: Mapping[str, Any]) -> None:
+        """Take the fields of a `distillery.progress.Progress`, as often as the stage reports."""
+
+    def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take an event of kind `log`, `preview` or `artifact`."""
+
+    def should_cancel(self) -> bool:
+        """Say whether someone asked to stop this job; asked about twice a second."""
+
+    def should_stop(self) -> bool:
+        """Say whether this worker must let go of the stage, which will run again elsewhere."""
