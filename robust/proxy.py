@@ -6,6 +6,7 @@ Clusters are formed on pixels: they exist before any network does. Shapes: N ima
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ from distillery.evaluation.training import (
 )
 from distillery.models.classifiers import Classifier, build_classifier
 from distillery.seeds import derive_seed
-from robust.clusters import merge_small
 from robust.config import ProxyConfig
-from robust.objective import group_robust_loss
+from robust.moving_clusters import choose_centres, cluster_around
+from robust.objective import GroupRobust
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +39,83 @@ class Proxy:
     """Whether that is above the accuracy floor; a proxy that is not must select nothing."""
 
 
-def robust_objective(
-    labels: Tensor, cluster_ids: Tensor, *, num_classes: int, config: ProxyConfig
+def group_objective(
+    labels: Tensor,
+    cluster_ids: Tensor,
+    *,
+    num_classes: int,
+    clusters_per_class: int,
+    robust: GroupRobust,
 ) -> Objective:
-    """Return the group-robust objective over a batch of the samples with these clusters."""
+    """Return the group-robust objective over fixed clusters of the samples, for one training.
+
+    Args:
+        labels: Classes of all samples, (N,).
+        cluster_ids: Global cluster ids of all samples, (N,) in [0, K * J).
+        num_classes: K; 1 for clusters that mix the classes.
+        clusters_per_class: J.
+        robust: Settings of the objective.
+    """
+    steps = count()
 
     def objective(logits: Tensor, indices: Tensor) -> Tensor:
+        if next(steps) % robust.every:
+            return F.cross_entropy(logits, labels[indices])
         losses = F.cross_entropy(logits, labels[indices], reduction="none")
-        merged = merge_small(
-            cluster_ids[indices],
-            clusters_per_class=config.num_clusters,
-            num_classes=num_classes,
-            min_size=config.min_cluster_size,
-        )
-        return group_robust_loss(
-            losses,
-            merged,
-            num_classes=num_classes,
-            clusters_per_class=config.num_clusters,
-            tail_fraction=config.tail_fraction,
-        )
+        return robust(
+            losses, cluster_ids[indices],
+            num_classes=num_classes, clusters_per_class=clusters_per_class,
+        )  # fmt: skip
+
+    return objective
+
+
+def moving_objective(
+    network: Classifier,
+    labels: Tensor,
+    synthetic: tuple[Tensor, Tensor],
+    *,
+    num_classes: int,
+    clusters_per_class: int,
+    robust: GroupRobust,
+    generator: torch.Generator,
+) -> Objective:
+    """Return the group-robust objective over clusters around synthetic samples, for one training.
+
+    Clusters are formed in the features of `network` as it is at each step, which are those that
+    its last forward pass handed to its head (Vahidian et al. 2024, Algorithm 1).
+
+    Args:
+        network: The network in training.
+        labels: Classes of all real samples, (N,).
+        synthetic: Present synthetic images, normalised (S, C, H, W), and their classes (S,).
+        num_classes: K.
+        clusters_per_class: J; more synthetic images than that are drawn from, once.
+        robust: Settings of the objective.
+        generator: Of that draw.
+    """
+    images, classes = synthetic
+    chosen = choose_centres(classes, clusters_per_class, generator)
+    seen: dict[str, Tensor] = {}
+    network.head.register_forward_pre_hook(
+        lambda _, inputs: seen.update(features=inputs[0].detach())
+    )
+    steps = count()
+
+    def objective(logits: Tensor, indices: Tensor) -> Tensor:
+        own, features = labels[indices], seen.pop("features")
+        if next(steps) % robust.every:
+            return F.cross_entropy(logits, own)
+        with torch.no_grad():
+            centres = network.features(images[chosen])
+        ids = cluster_around(
+            features, own, centres, classes[chosen],
+            clusters_per_class=clusters_per_class, min_size=robust.min_cluster_size,
+        )  # fmt: skip
+        return robust(
+            F.cross_entropy(logits, own, reduction="none"), ids,
+            num_classes=num_classes, clusters_per_class=clusters_per_class,
+        )  # fmt: skip
 
     return objective
 
@@ -91,11 +149,14 @@ def train_proxy(
         augmentation=augmentation,
     )
     objective = (
-        robust_objective(
+        group_objective(
             labels,
             torch.from_numpy(cluster_ids).to(images.device),
             num_classes=num_classes,
-            config=config,
+            clusters_per_class=config.num_clusters,
+            robust=GroupRobust(
+                tail_fraction=config.tail_fraction, min_cluster_size=config.min_cluster_size
+            ),
         )
         if config.robust
         else cross_entropy_objective(labels)
