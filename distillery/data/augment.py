@@ -7,7 +7,7 @@ Shapes: N batch, C channels, H and W.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,17 @@ DSA = AugmentConfig(
     contrast=0.5, cutout=0.5,
 )  # fmt: skip
 """The published strategy colour, crop, cutout, flip, scale, rotate (brightness 1 in its units)."""
+
+_STILL = AugmentConfig(shift=0.0, rotate_degrees=0.0, scale=1.0)
+DSA_PARTS = (
+    replace(_STILL, brightness=DSA.brightness, saturation=DSA.saturation, contrast=DSA.contrast),
+    replace(_STILL, shift=DSA.shift),
+    replace(_STILL, cutout=DSA.cutout),
+    replace(_STILL, flip=True),
+    replace(_STILL, scale=DSA.scale),
+    replace(_STILL, rotate_degrees=DSA.rotate_degrees),
+)
+"""The parts of the strategy; the released code applies one of them, drawn for each batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +107,13 @@ def apply_augmentation(
         fill: Value outside the image, a number or (C,): the normalised background.
     """
     num_images = len(images)
-    theta = draw.theta.to(images).expand(num_images, 2, 3)
-    background = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(
-        1, -1, 1, 1
-    )
-    # Subtracting the background first lets the zeros that grid_sample pads with stand for it
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    images = F.grid_sample(images - background, grid, align_corners=False) + background
+    if not _is_identity(draw.theta):
+        theta = draw.theta.to(images).expand(num_images, 2, 3)
+        background = torch.as_tensor(fill, dtype=images.dtype, device=images.device)
+        background = background.reshape(1, -1, 1, 1)
+        # Subtracting the background first lets the zeros that grid_sample pads with stand for it
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        images = F.grid_sample(images - background, grid, align_corners=False) + background
     colour = draw.colour.to(images).expand(num_images, 3).reshape(num_images, 3, 1, 1, 1)
     if config.saturation and images.shape[1] == 3:
         gray = images.mean(1, keepdim=True)
@@ -115,6 +126,11 @@ def apply_augmentation(
     if config.cutout:
         images = images * _cutout_mask(images, draw.cutout_centre, config.cutout)
     return images
+
+
+def _is_identity(theta: Tensor) -> bool:
+    """Say whether affine matrices (N, 2, 3) leave every pixel where it is."""
+    return bool((theta == torch.eye(2, 3, device=theta.device)).all())
 
 
 def _cutout_mask(images: Tensor, centre: Tensor, share: float) -> Tensor:
