@@ -24,11 +24,15 @@ class StageTask:
     stage: str
     """`plan`, or the name of a stage of `generator.pipeline`."""
     group: int | None = None
-    """Number of the class group where the stage is split; None: the whole stage."""
+    """Number of the part (`generator.one_stage.run_one_part`) that runs ahead of the stage,
+    beside the others; None: the whole stage, which gathers the parts that are there."""
     device: str = "cpu"
     """`cpu` or `cuda`: what this worker has."""
     request: Mapping[str, Any] = field(default_factory=dict)
     """What the user asked for; read by `plan` alone."""
+    keep_open: tuple[int, ...] = ()
+    """File handles that the child inherits: the lock of this worker's id, so that no other worker
+    takes that id while the child lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +40,15 @@ class StageOutcome:
     """How a stage ended."""
 
     kind: Literal["done", "canceled", "failed", "lost"]
-    """`lost`: the worker must stop, or gave up its child; the stage will run again elsewhere."""
+    """`lost`: the child died without a verdict, or this worker must stop; run the stage again. Too
+    many deaths in a row are `failed`, by the supervisor's own count."""
     error: dict[str, Any] | None = None
     """Of a failed stage: `{"code", "message", "hint", "phase", "retryable", "log_tail"}`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Of a done stage: `{"seconds", "summary", "cached"}`; of `plan` also `{"config",
-    "decisions", "warnings", "num_groups"}`, of `bundle` also `{"result"}`."""
+    """Of a done stage: `{"seconds", "summary", "cached"}`, and `num_parts`, the parts of the stage
+    after this one where they are worth a process each (`generator.one_stage.count_parts`). Of
+    `plan` also `{"config", "decisions", "warnings"}`, as in the job's record; of `bundle` also
+    `{"result"}`."""
 
 
 class Hooks(Protocol):
