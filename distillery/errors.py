@@ -10,6 +10,8 @@ line prints it alone, without a traceback. Wrong arguments of a function are pla
     +-- BundleError      a bundle that is broken or not one of ours
     +-- JobError         a job folder that belongs to another job, or is in use
     +-- TrainingError    a computation that went wrong, such as a loss that is not finite
+    +-- ServiceError     a service that refuses a request, or cannot be reached
+        +-- WaitTimeout  a job that goes on after the time that its caller had
     Cancelled            the caller asked to stop; not an error, so not below DistilleryError
 """
 
@@ -40,6 +42,22 @@ class JobError(DistilleryError):
 
 class TrainingError(DistilleryError):
     """A computation that went wrong, such as a loss that is not finite."""
+
+
+class ServiceError(DistilleryError):
+    """A service that refuses a request, or cannot be reached."""
+
+    def __init__(
+        self, message: str, *, code: str = "unreachable", status: int | None = None,
+        request_id: str | None = None,
+    ) -> None:  # fmt: skip
+        """Take the sentence, the service's stable `code`, the HTTP status and the request's id."""
+        super().__init__(message)
+        self.code, self.status, self.request_id = code, status, request_id
+
+
+class WaitTimeout(ServiceError):
+    """A job that goes on after the time that its caller had."""
 
 
 class Cancelled(Exception):

@@ -24,10 +24,11 @@ ALLOWED |= {
     "distillery.evaluation": SHARED
     | {"distillery.data", "distillery.models", "distillery.machine"},
     "distillery.bundle": SHARED | {"distillery.data"},
+    "distillery.client": SHARED | {"distillery.bundle"},
 }
 DISTILLERY = set(ALLOWED)
 ALLOWED |= {
-    "distillery": {"distillery.bundle"},
+    "distillery": {"distillery.bundle", "distillery.client"},
     "finetune": DISTILLERY,
     "robust": DISTILLERY,
     "generator": DISTILLERY | {"finetune", "robust"},
