@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 
 from app.jobs.database import with_driver
+from app.jobs.phases import begun_again
 from app.jobs.records import JobRecord
 from app.jobs.store import JobStore
 from app.settings import Settings
@@ -127,7 +128,7 @@ class JobEngine:
         before = self._existing(job_id)
         job = self.store.change(
             job_id, expect={"failed", "canceled"}, status="queued", attempt=before.attempt + 1,
-            error=None, worker=None,
+            error=None, worker=None, progress=None, phases=begun_again(before.phases),
         )  # fmt: skip
         if job is None:
             raise JobError(f"job {job_id} is {before.status}: only a failed or canceled one can be")

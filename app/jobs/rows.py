@@ -1,11 +1,12 @@
 """From table rows to records and back; what `store` and its neighbours share."""
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from app.jobs.records import EventRecord, JobRecord
+from app.jobs.records import EventRecord, JobRecord, Status
 from app.jobs.tables import COUNTERS, EVENTS, JOBS
 
 
@@ -39,6 +40,20 @@ def position(connection: sa.Connection, priority: int, ticket: int) -> int:
     )
     query = sa.select(sa.func.count()).where(jobs.status == "queued", before)
     return 1 + (connection.scalar(query) or 0)
+
+
+def update_job(
+    connection: sa.Connection, job_id: str, expect: Collection[Status], fields: Mapping[str, Any]
+) -> JobRecord | None:
+    """Change a job in an expected status and count its revision up."""
+    statement = (
+        JOBS.update()
+        .where(JOBS.c.id == job_id, JOBS.c.status.in_(list(expect)))
+        .values(revision=JOBS.c.revision + 1, **fields)
+        .returning(JOBS)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else to_job(row)
 
 
 def insert_event(

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from app.jobs.database import Database
 from app.jobs.ids import new_id
+from app.jobs.phases import new_phases
 from app.jobs.records import (
     NEXT,
     STATUSES,
@@ -20,7 +21,7 @@ from app.jobs.records import (
     JobRecord,
     Status,
 )
-from app.jobs.rows import insert_event, next_ticket, now, position, to_event, to_job
+from app.jobs.rows import insert_event, next_ticket, now, position, to_event, to_job, update_job
 from app.jobs.tables import ANSWERS, EVENTS, JOBS, LABELS
 
 DEFAULT_PRIORITY = 5
@@ -145,7 +146,7 @@ class JobStore:
         with self.database.write() as connection:
             if status is not None:
                 fields |= _times(connection, status, fields)
-            job = _update(connection, job_id, expect, fields)
+            job = update_job(connection, job_id, expect, fields)
             if job is None:
                 return None
             waits = job.status == "queued"
@@ -153,7 +154,7 @@ class JobStore:
             data = {"status": job.status, "phase": job.phase, "queue_position": place}
             insert_event(connection, job_id, job.revision, "status", data)
             if status is not None and job.is_terminal:
-                job = _update(connection, job_id, {job.status}, {})
+                job = update_job(connection, job_id, {job.status}, {})
                 assert job is not None
                 insert_event(connection, job_id, job.revision, "done", {"status": job.status})
         return job
@@ -174,7 +175,7 @@ class JobStore:
         """
         assert "status" not in fields, "change() moves a job from status to status"
         with self.database.write() as connection:
-            job = _update(connection, job_id, expect, fields)
+            job = update_job(connection, job_id, expect, fields)
             if job is None:
                 return None
             insert_event(connection, job_id, job.revision, kind, data)
@@ -239,7 +240,7 @@ def _new_row(
         "dataset": request.get("data", {}).get("dataset", "digits"),
         "images_per_class": request.get("images_per_class", 10),
         "preset": request.get("preset", "default"),
-        "progress": None, "phases": [], "worker": None, "result": None, "error": None,
+        "progress": None, "phases": new_phases(), "worker": None, "result": None, "error": None,
         "warnings": [], "attempt": 1,
     }  # fmt: skip
 
@@ -260,20 +261,6 @@ def _times(connection: sa.Connection, status: Status, fields: Mapping[str, Any])
     if status == "queued" and "attempt" in fields:
         return {"started_at": None, "finished_at": None, "ticket": next_ticket(connection)}
     return {"finished_at": now()} if not NEXT[status] - {"queued"} else {}
-
-
-def _update(
-    connection: sa.Connection, job_id: str, expect: Collection[Status], fields: Mapping[str, Any]
-) -> JobRecord | None:
-    """Change a job in an expected status and count its revision up."""
-    statement = (
-        JOBS.update()
-        .where(JOBS.c.id == job_id, JOBS.c.status.in_(list(expect)))
-        .values(revision=JOBS.c.revision + 1, **fields)
-        .returning(JOBS)
-    )
-    row = connection.execute(statement).one_or_none()
-    return None if row is None else to_job(row)
 
 
 def _events_after(
