@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import doctor, estimate, export, pretrain, run, show, verify
+from app.cli import doctor, estimate, evaluate, export, pretrain, run, show, verify
 from app.cli.console import clean
 from app.cli.failures import crash, exit_code, is_expected, sentence
 from app.settings import read_settings
@@ -27,6 +27,7 @@ def verbs() -> dict[str, Callable[..., None]]:
         "run": run.run_verb,
         "estimate": estimate.estimate_verb,
         "pretrain": pretrain.pretrain_verb,
+        "evaluate": evaluate.evaluate_verb,
         "show": show.show_verb,
         "verify": verify.verify_verb,
         "export": export.export_verb,

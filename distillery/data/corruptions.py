@@ -31,11 +31,16 @@ def invert(images: np.ndarray) -> np.ndarray:
     return 255 - images
 
 
-def standard_corruptions(images: np.ndarray, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return `{"noise", "blur", "invert"}` of the images, at strengths that fit their size."""
+def standard_corruptions(
+    images: np.ndarray, *, seed: int = 0, blur_radius: float | None = None
+) -> dict[str, np.ndarray]:
+    """Return `{"noise", "blur", "invert"}` of the images, at strengths that fit their size.
+
+    `blur_radius` takes the place of the radius that fits: the published one is 2 at every size.
+    """
     side = images.shape[-1]
     return {
         "noise": add_noise(images, sigma=0.071 if side <= 64 else 0.2, seed=seed),
-        "blur": blur(images, radius=side / 16),
+        "blur": blur(images, radius=side / 16 if blur_radius is None else blur_radius),
         "invert": invert(images),
     }

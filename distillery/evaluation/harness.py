@@ -47,7 +47,8 @@ class TestBench:
     __test__ = False  # not a test, whatever pytest makes of its name
 
     labels: np.ndarray
-    groups: np.ndarray
+    groups: np.ndarray | None
+    """Group of each test image; None: nobody asks for `cluster_min`."""
     num_groups: int
     num_classes: int
     normalisation: Normalisation
@@ -63,15 +64,21 @@ def build_bench(
     num_classes: int,
     num_groups: int,
     shifts: bool = True,
+    blur_radius: float | None = None,
     device: torch.device | str = "cpu",
 ) -> TestBench:
-    """Return the bench for raw test images (T, C, H, W) and labels (T,); students train there."""
-    raw = {"clean": images} | (standard_corruptions(images) if shifts else {})
+    """Return the bench for raw test images (T, C, H, W) and labels (T,); students train there.
+
+    With `num_groups` 0 no groups are formed; `blur_radius` None is one that fits the size.
+    """
+    raw = {"clean": images}
+    if shifts:
+        raw |= standard_corruptions(images, blur_radius=blur_radius)
     views = {
         name: NormalisedImages(torch.from_numpy(view).to(device), normalisation)
         for name, view in raw.items()
     }
-    groups = test_groups(images, num_groups=num_groups)
+    groups = test_groups(images, num_groups=num_groups) if num_groups else None
     return TestBench(labels, groups, num_groups, num_classes, normalisation, views)
 
 
@@ -121,15 +128,17 @@ def measure(network: torch.nn.Module, bench: TestBench) -> dict:
         for name, view in bench.views.items()
     }
     clean = correct["clean"]
-    groups = group_accuracies(clean, bench.groups, bench.num_groups)
+    grouped = {}
+    if bench.groups is not None:
+        groups = group_accuracies(clean, bench.groups, bench.num_groups)
+        grouped = {"cluster_min": cluster_min(groups), "groups": groups}
     of_class = (clean[bench.labels == label] for label in range(bench.num_classes))
     per_class = [float(one.mean()) if len(one) else None for one in of_class]
     shifts = {name: float(correct[name].mean()) for name in SHIFTS if name in correct}
     return {
         "accuracy": float(clean.mean()),
-        "cluster_min": cluster_min(groups),
         "per_class": per_class,
-        "groups": groups,
+        **grouped,
         **shifts,
     }
 
@@ -150,16 +159,17 @@ def summarise(runs: list[dict]) -> Mapping:
     """Return one row of the report from the figures of several seeds of one set."""
     row: dict = {
         name: spread([run[name] for run in runs])
-        for name in ("accuracy", "cluster_min", *SHIFTS)
+        for name in ("accuracy", "best", "cluster_min", *SHIFTS)
         if name in runs[0]
     }
     columns = zip(*(run["per_class"] for run in runs), strict=True)
     row["per_class"] = [(spread(list(column)) or {}).get("mean") for column in columns]
-    row["groups"] = [
-        dict(first, accuracy=(mean or {}).get("mean"))
-        for first, mean in (
-            (group, spread([run["groups"][index]["accuracy"] for run in runs]))
-            for index, group in enumerate(runs[0]["groups"])
-        )
-    ]
+    if "groups" in runs[0]:
+        row["groups"] = [
+            dict(first, accuracy=(mean or {}).get("mean"))
+            for first, mean in (
+                (group, spread([run["groups"][index]["accuracy"] for run in runs]))
+                for index, group in enumerate(runs[0]["groups"])
+            )
+        ]
     return row
