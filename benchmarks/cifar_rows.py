@@ -1,0 +1,245 @@
+"""The rows of the CIFAR-10 tables: which method, from which start, with which rate at which budget.
+
+What a method publishes is left as it is; the image learning rate is ours to tune at a short budget
+(searched on the validation split, see RATES). Shapes: P stored images, K classes.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.cifar import NUM_CLASSES, Cifar
+from distillery.data.augment import DSA
+from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
+from distillery.evaluation.config import StudentConfig
+from distillery.evaluation.training import cross_entropy_objective, train_classifier
+from distillery.models.classifiers import Classifier, build_classifier
+from distillery.seeds import derive_seed, numpy_rng, torch_rng
+from distillery.tensorfile import read_tensors, write_tensors
+from robust.constraints import ConstraintWeights
+from robust.distil import Budget, distil
+from robust.matching_types import Method, NetworkPlan, Parameterisation
+from robust.methods import method_for, robust_variant, with_constraints
+from robust.networks import Surroundings
+from robust.objectives import constant_features
+from robust.parameters import MultiFormation, Pixels
+from robust.refine import RealImages
+from robust.selection import herding, k_center
+
+SELECTION = ("random", "herding", "k_center")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """What every row of a table has in common."""
+
+    images_per_class: int = 10
+    network: str = "convnet-d3-w64"
+    judge: str = "resnet18-w8"
+    """Network that centralisation looks through."""
+    reals_per_class: int | None = 64
+    """Real images a class and step; None: what the method publishes."""
+    seconds: float | None = 60.0
+    """CPU seconds of distillation; None: the method's own number of iterations."""
+    tuned: bool = True
+    """Image learning rates of RATES in place of the published ones."""
+    network_batch: int = 64
+    """Real images of a step of a matching network's training."""
+    judge_steps: int = 300
+    feature_steps: int = 300
+    """Training steps of the network that selection looks through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A distilled set and what it took."""
+
+    images: np.ndarray
+    """Raw uint8 as stored, (P, C, H, W)."""
+    labels: np.ndarray
+    views: np.ndarray
+    """What students train on, raw uint8 (P * V, C, H, W)."""
+    view_labels: np.ndarray
+    seconds: float
+    iterations: int
+    published_iterations: int | None
+    """None for a choice of real images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: how the set starts, and the method that moves it (None: it stays)."""
+
+    name: str
+    label: str
+    start: str = "random"
+    base: str | None = None
+    constraints: tuple[float, float] = (0.0, 0.0)
+    """Weights of centralisation and covariance."""
+    robust: bool = False
+
+
+class Bench:
+    """The data on the device, normalised, and what rows share."""
+
+    def __init__(self, data: Cifar, setting: Setting, *, cache: Path, device: str = "cpu") -> None:
+        self.setting, self.device, self.cache = setting, torch.device(device), cache
+        self.normalisation: Normalisation = measure_normalisation(data.train.images)
+        raw = torch.from_numpy(data.train.images).to(self.device)
+        labels = torch.from_numpy(data.train.labels).to(self.device)
+        self.reals = RealImages(NormalisedImages(raw, self.normalisation), labels)
+
+    def around(self, seed: int) -> Surroundings:
+        """Return what a run's networks are built for."""
+        background = self.normalisation.background()
+        return Surroundings(self.setting.network, self.reals, NUM_CLASSES, seed, background)
+
+    def train(self, network: str, num_steps: int, seed: int) -> Classifier:
+        """Return a network trained on the real images, its weights held."""
+        built = build_classifier(
+            network, channels=3, image_size=32, num_classes=NUM_CLASSES, seed=seed
+        ).to(self.device)
+        recipe = StudentConfig(
+            network=network, num_steps=num_steps, batch_size=128, augmentation="dsa"
+        )
+        objective = cross_entropy_objective(self.reals.labels)
+        train_classifier(
+            built, self.reals.images, objective, recipe, seed=seed,
+            background=self.normalisation.background(),
+        )  # fmt: skip
+        return built.requires_grad_(False)
+
+    def parameterisation(self, factor: int) -> Parameterisation:
+        """Return pixels, or images packed `factor` by `factor`."""
+        clamp = self.normalisation.clamp
+        return MultiFormation(clamp, factor) if factor > 1 else Pixels(clamp)
+
+    def judge(self) -> Classifier:
+        """Return the network of centralisation; trained once, then read from the cache."""
+        path = self.cache / f"{self.setting.judge}-{len(self.reals.labels)}.safetensors"
+        if not path.exists():
+            trained = self.train(self.setting.judge, self.setting.judge_steps, seed=1)
+            weights = {name: w.cpu().numpy() for name, w in trained.named_parameters()}
+            write_tensors(path, weights, {})
+        network = build_classifier(
+            self.setting.judge, channels=3, image_size=32, num_classes=NUM_CLASSES, seed=1
+        )
+        arrays, _ = read_tensors(path)
+        network.load_state_dict({name: torch.from_numpy(w) for name, w in arrays.items()})
+        return network.to(self.device).eval().requires_grad_(False)
+
+    def choose(self, how: str, per_class: int, seed: int) -> Tensor:
+        """Return indices of `per_class` real images of each class, in class order."""
+        features = None
+        if how != "random":
+            seed_of_network = derive_seed(seed, "selection-network")
+            network = self.train(self.setting.network, self.setting.feature_steps, seed_of_network)
+            parts = self.reals.images.split(250)
+            features = torch.cat([constant_features(network, part) for part in parts])
+        picks = []
+        for label in range(NUM_CLASSES):
+            members = torch.nonzero(self.reals.labels == label)[:, 0]
+            rng = numpy_rng(seed, "start", label)
+            if features is None:
+                rows = rng.permutation(len(members))[:per_class]
+            elif how == "herding":
+                rows = herding(features[members].cpu(), per_class)
+            else:
+                rows = k_center(features[members].cpu(), per_class)
+            picks.append(members[torch.from_numpy(np.asarray(rows)).to(members.device)])
+        return torch.cat(picks)
+
+    def make(self, row: Row, seed: int) -> Made:
+        """Return the distilled set of a row."""
+        began = time.thread_time()
+        method = None if row.base is None else self.method(row)
+        factor = 1 if method is None else method.factor
+        parameterisation = self.parameterisation(factor)
+        per_class = self.setting.images_per_class
+        labels = torch.arange(NUM_CLASSES, device=self.device).repeat_interleave(per_class)
+        picks = self.choose(row.start, per_class * parameterisation.views, seed)
+        start = self.reals.images[picks]
+        if method is not None and method.start == "noise":
+            start = torch.randn(start.shape, generator=torch_rng(seed, "noise")).to(start)
+        images, iterations = parameterisation.store(parameterisation.encode(start)), 0
+        if method is not None:
+            seconds = self.setting.seconds
+            left = None if seconds is None else seconds - (time.thread_time() - began)
+            budget = Budget(seconds=left, iterations=None if seconds is None else 10**9)
+            done = distil(method, start, labels, self.around(seed), parameterisation, budget=budget)
+            images, iterations = done.images, len(done.losses)
+        raw = self.normalisation.to_raw(images)
+        views = parameterisation.decode(self.normalisation.normalise(raw))
+        return Made(
+            raw.cpu().numpy(),
+            labels.cpu().numpy(),
+            self.normalisation.to_raw(views).cpu().numpy(),
+            labels.repeat_interleave(parameterisation.views).cpu().numpy(),
+            time.thread_time() - began,
+            iterations,
+            None if method is None else method.num_iterations,
+        )
+
+    def method(self, row: Row) -> Method:
+        """Return the method of a row, fitted to the setting."""
+        setting = self.setting
+        if row.base == "ours":
+            return ours()
+        method = method_for(row.base or "", setting.images_per_class)
+        if row.robust:
+            method = robust_variant(method)
+        if any(row.constraints):
+            network = self.judge() if row.constraints[0] else None
+            method = with_constraints(method, ConstraintWeights(*row.constraints), network)
+        if setting.reals_per_class is not None:
+            plan = replace(method.networks, batch_size=setting.network_batch)
+            method = replace(method, reals_per_class=setting.reals_per_class, networks=plan)
+        if setting.tuned and row.base in RATES:
+            method = replace(method, learning_rate=RATES[row.base])
+        return method
+
+
+RATES = {"dm": 10.0, "idm": 10.0, "dsa": 1.0, "dc": 1.0}
+"""Image learning rates at 60 CPU seconds, chosen on the validation split."""
+
+
+def ours() -> Method:
+    """Return our combination: packed images, trained networks, Adam that comes to rest."""
+    plan = NetworkPlan(
+        source="queue", queue_size=3, queue_every=8, warmup_steps=60, steps=1,
+        trained_per_iteration=1, batch_size=64, learning_rate=0.02, momentum=0.9,
+        weight_decay=5e-4, augmentation=DSA,
+    )  # fmt: skip
+    base = method_for("idm", 10)
+    return replace(
+        base, name="ours", networks=plan, reals_per_class=64, optimiser="adam", learning_rate=0.1,
+        decay="cosine",
+    )  # fmt: skip
+
+
+def row_named(name: str) -> Row:
+    """Return a row by its name."""
+    return next(row for row in ROWS if row.name == name)
+
+
+ROWS = (
+    Row("random", "random real images"),
+    Row("herding", "herding", start="herding"),
+    Row("k_center", "k-center", start="k_center"),
+    Row("dm", "DM", base="dm"),
+    Row("idm", "IDM", base="idm"),
+    Row("ours", "ours", base="ours"),
+    Row("dm+both", "DM + both", base="dm", constraints=(0.05, 0.01)),
+    Row("dsa", "DSA", base="dsa"),
+    Row("dc", "DC", base="dc"),
+    Row("dm+cc", "DM + centralisation", base="dm", constraints=(0.05, 0.0)),
+    Row("dm+cm", "DM + covariance", base="dm", constraints=(0.0, 0.01)),
+    Row("idm+both", "IDM + both", base="idm", constraints=(0.01, 0.03)),
+    Row("robust-dm", "DM, robust networks", base="dm", robust=True),
+    Row("robust-idm", "IDM, robust networks", base="idm", robust=True),
+    Row("robust-dsa", "DSA, robust networks", base="dsa", robust=True),
+)
