@@ -112,3 +112,30 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
 def _is_allocator(name: str) -> bool:
     """Say whether a variable tunes a memory allocator."""
     return name.startswith("MALLOC_") or name in ("PYTORCH_CUDA_ALLOC_CONF", "LD_PRELOAD")
+
+
+CHILD_NAMES = (
+    "PATH", "HOME", "USER", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT",
+    "PYTHONPATH", "PYTHONHOME", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD",
+    "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT",
+    "HF_TOKEN", "HF_TOKEN_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE",
+    "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+)  # fmt: skip
+CHILD_PREFIXES = (
+    "LC_", "XDG_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "MALLOC_",
+    "PYTORCH_", "TORCH_", "ACCELERATE_",
+)  # fmt: skip
+
+
+def child_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a process that does a stage gets to see: no keys and addresses of the service.
+
+    Threads that wait for work sleep instead of spinning, see `app.cli.local.start_local`.
+    """
+    env = os.environ if environment is None else environment
+    kept = {
+        name: value
+        for name, value in env.items()
+        if name in CHILD_NAMES or name.startswith(CHILD_PREFIXES)
+    }
+    return {"OMP_WAIT_POLICY": "PASSIVE"} | kept

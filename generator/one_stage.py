@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distillery.data.dataset import Dataset
 from distillery.progress import OnProgress, ignore_progress
 from generator.config import from_dict
 from generator.pipeline import STAGES, set_up, stage_root, walk
@@ -81,6 +82,27 @@ def count_parts(folder: Path, job: Mapping[str, Any], name: str, *, cache: Path)
         return 0
     stage, context = _context(folder, job, name, cache=cache)
     return stage.parts.count(context) if stage.parts is not None else 0
+
+
+def class_names(folder: Path, job: Mapping[str, Any], *, cache: Path) -> tuple[str, ...]:
+    """Return the names of a job's classes once its data is prepared."""
+    done = walk(
+        folder, job, cache=cache, until="prepare", on_progress=ignore_progress, is_noted=False
+    )
+    return Dataset.load(done["prepare"].folder).class_names
+
+
+def work_folder(
+    folder: Path, job: Mapping[str, Any], name: str, *, cache: Path, on_progress: OnProgress
+) -> Path:
+    """Return where a stage writes; its parts lie beside it. Missing inputs are done first."""
+    if name == STAGES[0].name:
+        stage = STAGES[0]
+        return part_context(
+            stage, from_dict(job["config"]), {}, root=stage_root(stage, folder, cache),
+            on_progress=on_progress,
+        ).folder  # fmt: skip
+    return _context(folder, job, name, cache=cache, on_progress=on_progress)[1].folder
 
 
 def _context(

@@ -28,6 +28,8 @@ from generator.stages.common import machine_settings, open_base, open_reals
 from generator.stages.finetune import groups_of
 
 POOL, PLAIN, PART = "pool.safetensors", "plain.safetensors", "part.safetensors"
+BATCHES = ("checkpoint-pool-", "checkpoint-plain-")
+"""How the names of a part's finished batches begin: of candidates, and of the plain control."""
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -149,8 +151,9 @@ def _sample(
     """Return images, labels and seeds of one part; finished batches are read back."""
     size, jobs = context.config.generate.batch_size, _part_jobs(context, number)
     report, batches = _Counter(context), []
+    is_plain = number == len(groups_of(context))
     for batch_number, start in enumerate(range(0, len(jobs), size)):
-        path = batch_path(context.folder, batch_number)
+        path = context.folder / f"{BATCHES[is_plain]}{batch_number:05d}.safetensors"
         part = jobs[start : start + size]
         if path.exists():
             report.add(len(part))
@@ -160,11 +163,6 @@ def _sample(
             write_tensors(path, batch)
         batches.append(read_tensors(path)[0])
     return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-
-
-def batch_path(folder: Path, number: int) -> Path:
-    """Return where a part keeps a finished batch until it is whole."""
-    return folder / f"checkpoint-{number:05d}.safetensors"
 
 
 def _sample_batch(

@@ -1,0 +1,138 @@
+"""One task in a child process: the plan, a stage, or one part of a stage; returns its facts.
+
+Imports the whole torch stack, so only children import it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from app.worker.codes import DeviceLost
+from app.worker.tasks import PLAN, StageTask
+from distillery.files import digest_file, read_json, write_json
+from distillery.machine import Machine, probe
+from distillery.progress import OnProgress, Progress
+from generator.config import DistillConfig, from_dict
+from generator.estimate import estimate
+from generator.notes import read_notes
+from generator.one_stage import count_parts, run_one_part, run_one_stage, work_folder
+from generator.pipeline import JOB_FILE, STAGES, start_job, stored_job
+from generator.plan import make_plan
+from generator.stage import Finished
+from generator.stage_names import STAGE_NAMES
+
+ESTIMATE_FILE = "estimate.json"
+"""Expected seconds of each stage, as `distillery run` keeps them too."""
+
+WITH_PARTS = {stage.name for stage in STAGES if stage.parts is not None}
+
+OnWork = Callable[[Path], None]
+"""Told the folder that a stage's checkpoints lie in or beside, before the work begins."""
+OnDone = Callable[[Mapping[str, Finished]], None]
+"""Told the job's complete stages when one has been added."""
+
+
+def perform(
+    task: StageTask, on_progress: OnProgress, on_work: OnWork, on_done: OnDone
+) -> dict[str, Any]:
+    """Do a task and return its facts.
+
+    Raises:
+        Cancelled: If `on_progress` asked to stop.
+        DistilleryError: What could not be done.
+    """
+    if task.stage == PLAN:
+        return plan(task, on_progress)
+    job = read_json(task.folder / JOB_FILE)
+    check_device(from_dict(job["config"]))
+    on_work(work_folder(task.folder, job, task.stage, cache=task.cache, on_progress=on_progress))
+    if task.group is not None:
+        run_one_part(
+            task.folder, job, task.stage, task.group, cache=task.cache, on_progress=on_progress
+        )
+        return {"name": task.stage, "group": task.group}
+    done = run_one_stage(task.folder, job, task.stage, cache=task.cache, on_progress=on_progress)
+    on_done(done)
+    note = read_notes(task.folder)[task.stage]
+    facts = {key: note[key] for key in ("name", "seconds", "summary", "cached")}
+    if task.stage == "bundle":
+        return facts | {"result": result_of(task.folder, done["bundle"])}
+    after = STAGE_NAMES[STAGE_NAMES.index(task.stage) + 1]
+    return facts | {"num_parts": parts_of(task, job, after)}
+
+
+def parts_of(task: StageTask, job: Mapping[str, Any], stage: str) -> int:
+    """Return the parts of a stage that are worth a process each; 0 where it has none."""
+    if stage not in WITH_PARTS:
+        return 0
+    return count_parts(task.folder, job, stage, cache=task.cache)
+
+
+def check_device(config: DistillConfig) -> None:
+    """Refuse a job whose device this machine does not have."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceLost(
+            "the job was planned for a GPU and this worker sees none: run it on a worker with a "
+            "GPU, or submit it again"
+        )
+
+
+def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:
+    """Make the job's `job.json`, unless it is there."""
+    on_progress(Progress(PLAN, 0, 2, "looking at the dataset"))
+    if (task.folder / JOB_FILE).exists():
+        job = stored_job(task.folder, task.request)
+        assert job is not None  # it is there
+    else:
+        machine = machine_of(task)
+        made = make_plan(task.request, cache=task.cache, machine=machine)
+        on_progress(Progress(PLAN, 1, 2, "measuring this machine"))
+        cost = estimate(made, machine, cache=task.cache, folder=task.folder)
+        expected = {stage.name: round(stage.seconds, 3) for stage in cost.stages}
+        write_json(task.folder / ESTIMATE_FILE, expected)
+        made = replace(made, warnings=(*made.warnings, *cost.warnings))
+        job = start_job(task.folder, task.request, made)
+    on_progress(Progress(PLAN, 2, 2, "planned"))
+    return {
+        "config": job["config"],
+        "decisions": job["decisions"],
+        "warnings": [{"code": _warning_code(text), "message": text} for text in job["warnings"]],
+    }
+
+
+def machine_of(task: StageTask) -> Machine:
+    """Return this machine, without its GPU where the worker does not use it."""
+    machine = probe()
+    return machine if task.device != "cpu" else replace(machine, gpu=None, gpu_memory_bytes=0)
+
+
+def _warning_code(text: str) -> str:
+    """Return the code of a plan's warning."""
+    if "licence" in text:
+        return "base_model_licence"
+    return "memory_short" if "of memory" in text else "note"
+
+
+def result_of(folder: Path, bundle: Finished) -> dict[str, Any]:
+    """Return the figures of a finished job: hard labels, ours and the controls beside it."""
+    tensors = folder / "bundle" / "distilled.safetensors"
+    report = read_json(folder / "bundle" / "report.json")
+    rows = [_figures(row) for row in report["results"]["hard"]]
+    ours = next(row for row in rows if row["name"] == "ours")
+    return {
+        "content_digest": bundle.record["facts"]["content_digest"],
+        "bundle_sha256": digest_file(tensors),
+        "bundle_size_bytes": tensors.stat().st_size,
+        "accuracy": ours["accuracy"],
+        "cluster_min": ours["cluster_min"],
+        "controls": [row for row in rows if row is not ours],
+    }
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the means that a job's record keeps of a row of the report."""
+    means = {key: (row.get(key) or {}).get("mean") for key in ("accuracy", "cluster_min")}
+    return {"name": row["name"], "label": row["label"]} | means

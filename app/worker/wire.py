@@ -1,0 +1,26 @@
+"""A task as the JSON that a supervisor writes to its child."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.worker.tasks import StageTask
+
+
+def task_to_dict(task: StageTask) -> dict[str, Any]:
+    """Return a task as JSON values."""
+    return {
+        "job_id": task.job_id,
+        "folder": str(task.folder),
+        "cache": str(task.cache),
+        "stage": task.stage,
+        "group": task.group,
+        "device": task.device,
+        "request": dict(task.request),
+    }
+
+
+def task_from_dict(values: Mapping[str, Any]) -> StageTask:
+    """Return the task that `task_to_dict` wrote."""
+    paths = {name: Path(values[name]) for name in ("folder", "cache")}
+    return StageTask(**{**values, **paths})
