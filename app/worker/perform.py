@@ -15,19 +15,18 @@ from app.worker.tasks import PLAN, StageTask
 from distillery.files import digest_file, read_json, write_json
 from distillery.machine import Machine, probe
 from distillery.progress import OnProgress, Progress
+from finetune.groups import class_groups
 from generator.config import DistillConfig, from_dict
 from generator.estimate import estimate
 from generator.notes import read_notes
-from generator.one_stage import count_parts, run_one_part, run_one_stage, work_folder
-from generator.pipeline import JOB_FILE, STAGES, start_job, stored_job
-from generator.plan import make_plan
+from generator.one_stage import run_one_part, run_one_stage, work_folder
+from generator.pipeline import JOB_FILE, start_job, stored_job
+from generator.plan import look_at, make_plan
 from generator.stage import Finished
-from generator.stage_names import STAGE_NAMES
+from generator.stages.generate import plain_per_class
 
 ESTIMATE_FILE = "estimate.json"
 """Expected seconds of each stage, as `distillery run` keeps them too."""
-
-WITH_PARTS = {stage.name for stage in STAGES if stage.parts is not None}
 
 OnWork = Callable[[Path], None]
 """Told the folder that a stage's checkpoints lie in or beside, before the work begins."""
@@ -60,15 +59,7 @@ def perform(
     facts = {key: note[key] for key in ("name", "seconds", "summary", "cached")}
     if task.stage == "bundle":
         return facts | {"result": result_of(task.folder, done["bundle"])}
-    after = STAGE_NAMES[STAGE_NAMES.index(task.stage) + 1]
-    return facts | {"num_parts": parts_of(task, job, after)}
-
-
-def parts_of(task: StageTask, job: Mapping[str, Any], stage: str) -> int:
-    """Return the parts of a stage that are worth a process each; 0 where it has none."""
-    if stage not in WITH_PARTS:
-        return 0
-    return count_parts(task.folder, job, stage, cache=task.cache)
+    return facts
 
 
 def check_device(config: DistillConfig) -> None:
@@ -100,6 +91,7 @@ def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:
         "config": job["config"],
         "decisions": job["decisions"],
         "warnings": [{"code": _warning_code(text), "message": text} for text in job["warnings"]],
+        "num_parts": num_parts(from_dict(job["config"])),
     }
 
 
@@ -107,6 +99,16 @@ def machine_of(task: StageTask) -> Machine:
     """Return this machine, without its GPU where the worker does not use it."""
     machine = probe()
     return machine if task.device != "cpu" else replace(machine, gpu=None, gpu_memory_bytes=0)
+
+
+def num_parts(config: DistillConfig) -> dict[str, int]:
+    """Return the parts of each stage that are worth a process each: none with one class group."""
+    num_classes = len(look_at(config.data).class_names)
+    groups = len(class_groups(num_classes, config.finetune.classes_per_group))
+    if groups < 2:
+        return {}
+    samples = {"generate": groups + bool(plain_per_class(config))}
+    return ({"finetune": groups} if config.finetune.enabled else {}) | samples
 
 
 def _warning_code(text: str) -> str:
