@@ -114,10 +114,14 @@ class JobEngine:
         """
         job = self.store.change(job_id, expect={"queued"}, status="canceled")
         if job is not None:
-            self.client.cancel_workflow(workflow_id(job), cancel_children=True)
+            self.stop(job)
             return job
         job = self.store.change(job_id, expect={"running"}, status="canceling")
         return job or self._existing(job_id)
+
+    def stop(self, job: JobRecord) -> None:
+        """Take the workflows of a job that has ended out of the queue."""
+        self.client.cancel_workflow(workflow_id(job), cancel_children=True)
 
     def retry(self, job_id: str) -> JobRecord:
         """Run a failed or canceled job again, from its last complete stage and checkpoint.

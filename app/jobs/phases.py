@@ -51,7 +51,7 @@ def set_phase(
         phases = connection.scalar(query)
         if phases is None:
             return None
-        changed = [dict(p) | (values if p["name"] == name else {}) for p in phases]
+        changed = [dict(p) | (dict(values) if p["name"] == name else {}) for p in phases]
         job = update_job(connection, job_id, expect, {"phases": changed, **fields})
         if job is None:
             return None

@@ -45,17 +45,16 @@ class StageOutcome:
     error: dict[str, Any] | None = None
     """Of a failed stage: `{"code", "message", "hint", "phase", "retryable", "log_tail"}`."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Of a done stage: `{"seconds", "summary", "cached"}`, and `num_parts`, the parts of the stage
-    after this one where they are worth a process each (`generator.one_stage.count_parts`). Of
-    `plan` also `{"config", "decisions", "warnings"}`, as in the job's record; of `bundle` also
-    `{"result"}`."""
+    """Of a done stage: `{"seconds", "summary", "cached"}`. Of `plan`: `{"config", "decisions",
+    "warnings"}` as in the job's record, and `num_parts`, how many parts each stage falls into
+    where they are worth a process each. Of `bundle` also `{"result"}`, as in the record."""
 
 
 class Hooks(Protocol):
     """What the supervisor calls while a stage runs; none of them blocks for long."""
 
     def on_progress(self, progress: Mapping[str, Any]) -> None:
-        """Take the fields of a `distillery.progress.Progress`, as often as the stage reports."""
+        """Take the job's progress: the fields of its record, and `metrics` of the stage."""
 
     def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
         """Take an event of kind `log`, `preview` or `artifact`."""

@@ -58,9 +58,10 @@ def register_queues() -> None:
 
 def _run_all(job_id: str, attempt: int, priority: int) -> Mapping[str, Any]:
     """Run the stages until one does not end well; returns the last outcome."""
-    outcome: Mapping[str, Any] = {}
-    for name in (PLAN, *STAGE_NAMES):
-        parts = range(outcome.get("num_parts", 0))  # what the stage before said of this one
+    outcome = _result(_start(job_id, attempt, PLAN, None, priority))
+    num_parts = outcome["num_parts"]
+    for name in STAGE_NAMES if outcome["kind"] == "done" else ():
+        parts = range(num_parts.get(name, 0))
         handles = [_start(job_id, attempt, name, part, priority) for part in parts]
         outcomes = [_result(handle) for handle in handles]
         outcome = _worst(outcomes)
