@@ -41,8 +41,10 @@ class ProxyConfig:
 class SelectConfig:
     """How the images of each class are chosen from the pool."""
 
-    method: Literal["greedy_cvar", "random"] = "greedy_cvar"
-    """`greedy_cvar`: cover the real samples, their worst clusters too; `random`: the first."""
+    method: Literal["greedy_cvar", "random", "herding", "k_center", "k_medoids"] = "greedy_cvar"
+    """`greedy_cvar`: cover the real samples, their worst clusters too; `random`: the first;
+    `herding`, `k_center`, `k_medoids`: the classic choices, by the mean, the outliers and the
+    middles of the real samples."""
     features: str = "proxy"
     """What images are compared by: `proxy`, or a transformers vision model (folder or Hub id)."""
     tail_fraction: float = 0.2

@@ -29,7 +29,7 @@ from generator.vision import OWN_FEATURES, load_vision_model
 from robust.clusters import cluster_within_classes
 from robust.proxy import Proxy, train_proxy
 from robust.scoring import SCORE_NAMES, candidate_scores
-from robust.selection import greedy_cvar
+from robust.selection import select
 
 Features = Callable[[np.ndarray], Tensor]
 """Raw images (N, C, H, W) -> features of length one (N, D), on the CPU."""
@@ -212,15 +212,13 @@ def choose(
         members = np.sort(rng.permutation(members)[: config.select.max_reals_per_class])
         mine, real = features[own], real_features[members]
         local = torch.from_numpy(clusters[members]) - label * config.proxy.num_clusters
-        if is_sound and config.select.method == "greedy_cvar":
-            picks = greedy_cvar(
-                mine, real, local, config.images_per_class,
+        picks = np.arange(config.images_per_class)
+        if is_sound:
+            picks = select(
+                config.select, mine, real, local, config.images_per_class,
                 num_clusters=config.proxy.num_clusters,
-                tail_fraction=config.select.tail_fraction,
-                cvar_weight=config.select.cvar_weight,
+                rng=numpy_rng(config.seed, "select", label),
             )  # fmt: skip
-        else:
-            picks = np.arange(config.images_per_class)
         chosen.append(own[picks])
         nearest = torch.cdist(mine[picks], real).argmin(1).numpy()
         stands_for.append(clusters[members[nearest]])

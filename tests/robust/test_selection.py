@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from robust.selection import greedy_cvar, herding, k_center, k_medoids, random_choice
+from robust.config import SelectConfig
+from robust.selection import greedy_cvar, herding, k_center, k_medoids, random_choice, select
 
 
 def line(*positions: float) -> torch.Tensor:
@@ -73,9 +74,56 @@ def test_the_cvar_term_draws_the_choice_from_the_crowd_to_the_middle_of_the_clus
 
 
 def test_more_than_there_are_is_refused() -> None:
+    for choose in (herding, k_center):
+        with pytest.raises(ValueError, match="cannot choose 3 of 2"):
+            choose(line(0.0, 1.0), 3)
     with pytest.raises(ValueError, match="cannot choose 3 of 2"):
-        k_center(line(0.0, 1.0), 3)
+        k_medoids(line(0.0, 1.0), 3, np.random.default_rng(0))
     with pytest.raises(ValueError, match="cannot choose 3 of 2"):
         greedy_cvar(
             line(0.0, 1.0), line(0.0), torch.zeros(1).long(), 3, num_clusters=1, tail_fraction=0.5
         )
+
+
+POOL = line(-3.0, 0.9, 5.2, 9.4, 30.0)
+REALS = line(0.0, 1.0, 2.0, 9.0, 10.0, 11.0)  # mean 5.5
+
+
+def test_a_pool_is_chosen_from_for_the_real_samples() -> None:
+    rng = np.random.default_rng(0)
+    assert herding(POOL, 1, reals=REALS).tolist() == [2]  # the pool's own mean is 8.5
+    # the middle, then 0 and 11 are worst covered, 11 first (5.8 away against 5.2)
+    assert k_center(POOL, 3, reals=REALS).tolist() == [2, 3, 1]
+    assert sorted(k_medoids(POOL, 2, rng, reals=REALS).tolist()) == [1, 3]
+
+
+def test_real_samples_as_their_own_pool_change_nothing(generator: torch.Generator) -> None:
+    features = torch.randn(30, 5, generator=generator)
+    assert (herding(features, 6) == herding(features, 6, reals=features)).all()
+    assert (k_center(features, 6) == k_center(features, 6, reals=features)).all()
+    first, second = (
+        k_medoids(features, 6, np.random.default_rng(0), reals=reals) for reals in (None, features)
+    )
+    assert (first == second).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("random", [0, 1]), ("herding", [2, 3]), ("k_center", [2, 3]), ("k_medoids", [1, 3]),
+     ("greedy_cvar", [2, 3])],
+)  # fmt: skip
+def test_a_method_is_chosen_by_its_name(method: str, expected: list[int]) -> None:
+    config = SelectConfig(method=method, cvar_weight=0.0)  # type: ignore[arg-type]
+    clusters = torch.tensor([0, 0, 0, 1, 1, 1])
+    rng = np.random.default_rng(0)
+    chosen = select(config, POOL, REALS, clusters, 2, num_clusters=2, rng=rng).tolist()
+    assert (sorted(chosen) if method == "k_medoids" else chosen) == expected
+
+
+def test_an_unknown_method_lists_the_choices() -> None:
+    config = SelectConfig(method="best")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"one of \['greedy_cvar', 'herding'.*got 'best'"):
+        select(
+            config, POOL, REALS, torch.zeros(6).long(), 2, num_clusters=1,
+            rng=np.random.default_rng(0),
+        )  # fmt: skip
