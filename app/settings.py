@@ -11,6 +11,11 @@ from pathlib import Path
 from distillery.errors import ConfigError
 
 FALSE_WORDS = ("", "0", "false", "no", "off")
+HARMLESS_VARIABLES = (
+    "PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "TMPDIR",
+    "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +42,8 @@ class Settings:
     """Folder whose subfolders and archives jobs may name (`DISTILLERY_DATASETS`)."""
     is_auth_on: bool
     """Whether requests need a key (`DISTILLERY_AUTH`, on unless it says off)."""
-    url: str
-    """Where the client finds the service (`DISTILLERY_URL`)."""
+    url: str | None
+    """Where the client finds the service (`DISTILLERY_URL`); None: on this machine."""
     api_key: str | None
     """Key that the client sends (`DISTILLERY_API_KEY`)."""
     max_queued: int
@@ -55,11 +60,31 @@ class Settings:
     """Seconds without a beat after which a worker counts as dead (`DISTILLERY_DEAD_AFTER_S`)."""
     allow_download: bool
     """Whether jobs may fetch models and datasets from the Hub (`DISTILLERY_ALLOW_DOWNLOAD`)."""
+    allowed_hosts: tuple[str, ...]
+    """Names beside addresses and `localhost` under which the service may be asked for; `*` is any
+    (`DISTILLERY_ALLOWED_HOSTS`, separated by commas)."""
+    max_requests_per_s: float
+    """Requests a second of one client, with four seconds' worth at once; 0 is any number
+    (`DISTILLERY_MAX_REQUESTS_PER_S`)."""
+    child_environment: Mapping[str, str]
+    """Variables that a process which opens uploaded data may see: none of them a secret."""
 
 
-def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings of an environment, by default this process's own."""
+def read_settings(
+    environment: Mapping[str, str] | None = None, *, data: Path | None = None
+) -> Settings:
+    """Return the settings of an environment, by default this process's own.
+
+    Args:
+        environment: Variables by name.
+        data: Goes over `DISTILLERY_DATA`.
+
+    Raises:
+        ConfigError: If a variable that must be a number is none.
+    """
     env = os.environ if environment is None else environment
+    if data is not None:
+        env = {**env, "DISTILLERY_DATA": str(data.expanduser().absolute())}
     home = Path(env.get("HOME") or Path.home())
     xdg_cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache")
     hub_home = Path(env.get("HF_HOME") or xdg_cache / "huggingface")
@@ -81,7 +106,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         database_url=env.get("DISTILLERY_DATABASE_URL") or f"sqlite:///{data / 'queue.sqlite'}",
         datasets=Path(datasets).expanduser() if datasets else None,
         is_auth_on=env.get("DISTILLERY_AUTH", "on").lower() not in FALSE_WORDS,
-        url=env.get("DISTILLERY_URL") or "http://127.0.0.1:8000",
+        url=env.get("DISTILLERY_URL") or None,
         api_key=env.get("DISTILLERY_API_KEY") or None,
         max_queued=int(_number(env, "DISTILLERY_MAX_QUEUED", 100)),
         max_upload_bytes=int(_number(env, "DISTILLERY_MAX_UPLOAD_BYTES", 2 * 2**30)),
@@ -90,6 +115,13 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         retention_days=retention or None,
         dead_after_s=_number(env, "DISTILLERY_DEAD_AFTER_S", 120),
         allow_download=env.get("DISTILLERY_ALLOW_DOWNLOAD", "").lower() not in FALSE_WORDS,
+        allowed_hosts=tuple(
+            name.strip().lower()
+            for name in env.get("DISTILLERY_ALLOWED_HOSTS", "").split(",")
+            if name.strip()
+        ),
+        max_requests_per_s=_number(env, "DISTILLERY_MAX_REQUESTS_PER_S", 100),
+        child_environment={name: env[name] for name in HARMLESS_VARIABLES if name in env},
     )
 
 

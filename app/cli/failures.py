@@ -1,6 +1,7 @@
 """From an exception to one sentence and an exit code; the traceback goes to a file.
 
-0 done, 1 the work failed, 2 the request or its input is wrong, 130 interrupted.
+0 done, 1 the work failed, 2 the request or its input is wrong, 130 interrupted. Of a service: 3 it
+wants a key, 4 it knows nothing of that name, 5 it is out of reach or failed, 6 the time is up.
 """
 
 import errno
@@ -79,9 +80,22 @@ def exit_code(error: BaseException) -> int:
     if isinstance(error, errors.Cancelled | KeyboardInterrupt):
         return 130
     wrong_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+    if isinstance(error, errors.ServiceError):
+        return _service_exit_code(error)
     if isinstance(error, OSError):
         return 2 if error.errno in wrong_place else 1
     return 2 if isinstance(error, USAGE) else 1
+
+
+def _service_exit_code(error: errors.ServiceError) -> int:
+    """Return the exit code of what a service said."""
+    if isinstance(error, errors.WaitTimeout):
+        return 6
+    if error.code == "job_failed":
+        return 1
+    by_status = {401: 3, 403: 3, 404: 4, 429: 5}
+    is_request = error.status is not None and 400 <= error.status < 500
+    return by_status.get(error.status or 0, 2 if is_request else 5)
 
 
 def crash(error: BaseException, folders: list[Path]) -> Crash:

@@ -16,7 +16,8 @@ def help_page() -> str:
         "# The command line\n",
         "What `--help` says; `python -m app.cli.help > docs/cli.md` writes this page.\n",
         "Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed,\n"
-        "2 the request or its input is wrong, 130 interrupted.\n",
+        "2 the request or its input is wrong, 130 interrupted. Of a service: 3 it wants a key,\n"
+        "4 it knows nothing of that name, 5 it is out of reach or failed, 6 the time is up.\n",
     ]
     for name in ("", *verbs()):
         text = io.StringIO()

@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from app.cli import doctor, estimate, evaluate, export, pretrain, run, show, verify
+from app.cli import (
+    doctor,
+    download,
+    estimate,
+    evaluate,
+    export,
+    jobs,
+    keys,
+    pretrain,
+    run,
+    serve,
+    show,
+    verify,
+    worker,
+)
 from app.cli.console import clean
 from app.cli.failures import crash, exit_code, is_expected, sentence
 from app.settings import read_settings
@@ -19,10 +33,15 @@ HELP = """Turn an image dataset into a few images per class that train a network
 
 Example: distillery run --preset smoke
 """
+GROUPS = {
+    "jobs": "Jobs of a service: DISTILLERY_URL and DISTILLERY_API_KEY, or the one on this machine.",
+    "keys": "Keys and login links of a service, on the machine of its database.",
+}
+"""What the help says of each group of verbs."""
 
 
 def verbs() -> dict[str, Callable[..., None]]:
-    """Return the verbs by name, in the order of the help."""
+    """Return the verbs by name, in the order of the help; `jobs ps` is a verb of the group jobs."""
     return {
         "run": run.run_verb,
         "estimate": estimate.estimate_verb,
@@ -32,20 +51,35 @@ def verbs() -> dict[str, Callable[..., None]]:
         "verify": verify.verify_verb,
         "export": export.export_verb,
         "doctor": doctor.doctor_verb,
+        "serve": serve.serve_verb,
+        "worker": worker.worker_verb,
+        **jobs.verbs(),
+        "download": download.download_verb,
+        **keys.verbs(),
     }
 
 
 def build_app() -> typer.Typer:
     """Return the command with all its verbs."""
-    app = typer.Typer(
-        name="distillery", help=HELP, no_args_is_help=True, add_completion=False,
+    app = _group("distillery", HELP)
+    app.callback()(_version_option)
+    groups = {"": app}
+    for name, function in verbs().items():
+        group, _, verb = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = _group(group, GROUPS[group])
+            app.add_typer(groups[group])
+        groups[group].command(verb)(function)
+    return app
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    """Return a command that holds others."""
+    return typer.Typer(
+        name=name, help=text, no_args_is_help=True, add_completion=False,
         pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["--help", "-h"]},
     )  # fmt: skip
-    app.callback()(_version_option)
-    for name, function in verbs().items():
-        app.command(name)(function)
-    return app
 
 
 def _print_version(is_asked: bool) -> None:

@@ -4,7 +4,7 @@ A `Job` is what the service said at one moment; `refresh` and the verbs return a
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FINISHED = frozenset({"succeeded", "failed", "canceled"})
 BUNDLE_NAME = "distilled.safetensors"
-LONG_POLL_S = 30
+LONG_POLL_S, SHORT_POLL_S = 30, 3
 PAGE_SIZE = 100
 
 
@@ -159,19 +159,28 @@ class Jobs:
                 return
             params["after"] = page["next"]
 
-    def wait(self, job_id: str, *, timeout_s: float | None = None) -> Job:
+    def wait(
+        self, job_id: str, *, timeout_s: float | None = None,
+        on_job: Callable[[Job], None] | None = None,
+    ) -> Job:  # fmt: skip
         """Return a job once it has ended, whatever its end.
 
         A service that is restarted meanwhile is waited for.
+
+        Args:
+            job_id: Of the job.
+            timeout_s: How long to wait; None: for ever.
+            on_job: Called with what the service says of the job, every few seconds.
 
         Raises:
             WaitTimeout: If the job goes on after `timeout_s` seconds.
         """
         start_s = answered_s = time.monotonic()
+        longest_s = LONG_POLL_S if on_job is None else SHORT_POLL_S
         while True:
             now_s = time.monotonic()
             left_s = float("inf") if timeout_s is None else start_s + timeout_s - now_s
-            poll_s = max(0, min(LONG_POLL_S, int(left_s) if left_s < LONG_POLL_S else LONG_POLL_S))
+            poll_s = int(max(0, min(longest_s, left_s)))
             try:
                 job, pause_s = self._poll(job_id, poll_s)
                 answered_s = time.monotonic()
@@ -179,6 +188,8 @@ class Jobs:
                 if error.code != "unreachable" or now_s - answered_s > PATIENCE_S:
                     raise
                 job, pause_s = None, 1.0
+            if job is not None and on_job is not None:
+                on_job(job)
             if job is not None and job.is_finished:
                 return job
             left_s -= time.monotonic() - now_s
