@@ -1,0 +1,55 @@
+"""`Prefer: wait`: holding a request until its job changes. Source: RFC 7240, section 4.3."""
+
+import asyncio
+import re
+
+from fastapi import Request
+from starlette.concurrency import run_in_threadpool
+
+from app.api.context import Api
+from app.api.views import job_etag, matches
+from app.jobs.records import JobRecord
+
+PREFERENCE = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,4})")
+MAX_WAIT_S = 60
+
+
+async def wait_for_change(
+    request: Request, api: Api, job_id: str, known_etag: str | None, wait: re.Match[str] | None
+) -> tuple[JobRecord, int | None]:
+    """Return a job and its place in the queue, at once or when it has changed.
+
+    Args:
+        request: To notice when the client has gone.
+        api: The parts of the API.
+        job_id: Of the job.
+        known_etag: The caller's `If-None-Match`; without it a change of the status is waited for.
+        wait: The preference, None: answer at once.
+    """
+    job, place = await run_in_threadpool(_read, api, job_id)
+    if wait is None or job.is_terminal:
+        return job, place
+    first = job.status
+    until = asyncio.get_running_loop().time() + min(int(wait[1]), MAX_WAIT_S)
+    async with api.hub.watch(job_id, job.revision) as channel:
+        while not api.hub.is_closing and not job.is_terminal:
+            is_same = matches(known_etag, job_etag(job, place)) if known_etag else (
+                job.status == first
+            )  # fmt: skip
+            left = until - asyncio.get_running_loop().time()
+            if not is_same or left <= 0 or await request.is_disconnected():
+                break
+            changed = channel.changed
+            if channel.seen <= job.revision:
+                try:
+                    await asyncio.wait_for(changed.wait(), min(left, 5.0))
+                except TimeoutError:
+                    if left > 5.0 and job.status != "queued":
+                        continue
+            job, place = await run_in_threadpool(_read, api, job_id)
+    return job, place
+
+
+def _read(api: Api, job_id: str) -> tuple[JobRecord, int | None]:
+    job = api.job(job_id)
+    return job, api.queue_position(job)

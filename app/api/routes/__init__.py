@@ -1,0 +1,1 @@
+"""Routes, one file a resource: each parses, calls one function and answers."""
