@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distillery.data.augment import AugmentConfig
 from distillery.models.classifiers import Classifier
+from robust.objective import GroupRobust
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,9 @@ class NetworkPlan:
     """`random`: fresh weights each iteration (DM). `trained_along`: trained on the synthetic set
     between steps (DC, DSA). `queue`: a growing queue, trained on real data (IDM). `trained`: one
     at a time, trained on real data between steps (IDC)."""
-    objective: Literal["plain", "robust"] = "plain"
-    """Of training on real data: cross-entropy, or the group-robust objective with clusters of
-    real samples around the present synthetic ones."""
+    robust: GroupRobust | None = None
+    """Of training on real data: the group-robust objective, with clusters of real samples around
+    the present synthetic ones; None: cross-entropy."""
     renew_every: int = 1
     """Iterations before a fresh network takes over (`trained_along`: the outer loop)."""
     warmup_steps: int = 0

@@ -17,6 +17,7 @@ from robust.constraints import (
     covariance_matching,
 )
 from robust.matching_types import Method, NetworkPlan, WeightedConstraint
+from robust.objective import PRESETS
 from robust.objectives import (
     absolute,
     cosine_rows,
@@ -168,14 +169,16 @@ def with_constraints(
     return replace(method, name=name, constraints=(*method.constraints, *added))
 
 
-def robust_variant(method: Method) -> Method:
+def robust_variant(method: Method, preset: str = "default") -> Method:
     """Return the method with networks trained on real data by the group-robust objective.
 
     DM's networks are never trained; in its robust variant each is trained for 20 steps, then looked
     through for 10 iterations with one more step between them. DC's and DSA's are trained on the
     synthetic images; here they are trained on real ones instead, as the paper does it.
     """
-    plan = replace(method.networks, objective="robust")
+    if preset not in PRESETS:
+        raise ConfigError(f"the preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    plan = replace(method.networks, robust=PRESETS[preset])
     if plan.source == "random":
         plan = replace(
             plan, source="trained", warmup_steps=20, renew_every=10, steps=1, momentum=0.9,

@@ -16,15 +16,10 @@ from torch import Tensor
 from distillery.data.augment import augment
 from distillery.models.classifiers import Classifier, build_classifier
 from distillery.seeds import derive_seed, numpy_rng, torch_rng
-from robust.clusters import assign_to_centres, merge_small
 from robust.matching_types import Batch, NetworkPlan
-from robust.objective import group_robust_loss
+from robust.moving_clusters import MAX_CLUSTERS, choose_centres, cluster_around
+from robust.objective import GroupRobust
 from robust.refine import RealImages
-
-ROBUST_TAIL_FRACTION = 0.8
-MIN_CLUSTER_SIZE = 4
-MAX_CENTRES = 10
-"""Clusters per class: as many as synthetic images below ten, else ten of them drawn at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,39 +196,33 @@ class Trainee:
     def train_on_reals(self, steps: int, synthetic: Callable[[], Batch]) -> None:
         """Train on real images by the plan's objective."""
         reals = self._around.reals
-        centres = None
-        if self._plan.objective == "robust" and steps:
+        robust, centres = self._plan.robust, None
+        if robust is not None and steps:
             centres = _centres(synthetic(), derive_seed(self._seed, "centres", self._steps_done))
         for _ in range(steps):
             generator = torch_rng(self._seed, "batch", self._steps_done)
             picks = torch.randint(len(reals.labels), (self._plan.batch_size,), generator=generator)
             picks = picks.to(reals.labels.device)
             images, labels = self._augmented(reals.images[picks], generator), reals.labels[picks]
-            if centres is not None:
-                self._step(self._robust_loss(Batch(images, labels), centres))
+            if robust is not None and centres is not None and self._steps_done % robust.every == 0:
+                self._step(self._robust_loss(robust, Batch(images, labels), centres))
             elif self._plan.cutmix:
                 self._step(self._cutmix_loss(images, labels, generator))
             else:
                 self._step(F.cross_entropy(self.network(images), labels))
 
-    def _robust_loss(self, batch: Batch, centres: Batch) -> Tensor:
-        """Return CE + mean CVaR + max CVaR over clusters around the centres (`default` preset)."""
+    def _robust_loss(self, robust: GroupRobust, batch: Batch, centres: Batch) -> Tensor:
+        """Return the group-robust objective of a batch, clustered around the centres."""
         features = self.network.features(batch.images)
         losses = F.cross_entropy(self.network.head(features), batch.labels, reduction="none")
         with torch.no_grad():
             around = self.network.features(centres.images)
-            nearest = assign_to_centres(features, batch.labels, around, centres.labels)
-        per_class = int(torch.bincount(centres.labels).max())
-        first = torch.searchsorted(centres.labels, batch.labels)  # the centres are in class order
-        ids = batch.labels * per_class + nearest - first
-        num_classes = self._around.num_classes
-        merged = merge_small(
-            ids, clusters_per_class=per_class, num_classes=num_classes, min_size=MIN_CLUSTER_SIZE
+            ids = cluster_around(
+                features, batch.labels, around, centres.labels, clusters_per_class=MAX_CLUSTERS
+            )
+        return robust(
+            losses, ids, num_classes=self._around.num_classes, clusters_per_class=MAX_CLUSTERS
         )
-        return group_robust_loss(
-            losses, merged, num_classes=num_classes, clusters_per_class=per_class,
-            tail_fraction=ROBUST_TAIL_FRACTION,
-        )  # fmt: skip
 
     def _cutmix_loss(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return cross-entropy where a rectangle of each image is another's, and so its label.
@@ -287,12 +276,7 @@ class Trainee:
 
 
 def _centres(synthetic: Batch, seed: int) -> Batch:
-    """Return the synthetic images that clusters form around, in class order."""
+    """Return the synthetic images that clusters form around: up to ten of each class."""
     generator = torch.Generator().manual_seed(seed)
-    picks = []
-    for label in synthetic.classes():
-        members = torch.nonzero(synthetic.labels == label)[:, 0]
-        order = torch.randperm(len(members), generator=generator)[:MAX_CENTRES]
-        picks.append(members[order.to(members.device)])
-    chosen = torch.cat(picks)
+    chosen = choose_centres(synthetic.labels, MAX_CLUSTERS, generator)
     return Batch(synthetic.images[chosen], synthetic.labels[chosen])

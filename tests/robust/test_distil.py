@@ -1,0 +1,174 @@
+"""The engine of matching: every method moves the images, resumes exactly, stops on bad numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from distillery.checkpoint import Checkpoint
+from distillery.data.augment import DSA
+from distillery.data.normalise import Normalisation
+from distillery.errors import Cancelled, ConfigError, TrainingError
+from robust.constraints import ConstraintWeights
+from robust.distil import Budget, distil, siamese
+from robust.matching_types import Batch, Method, NetworkPlan, WeightedConstraint
+from robust.methods import METHODS, method_for, robust_variant, with_constraints
+from robust.networks import Surroundings, build
+from robust.objectives import distribution_matching
+from robust.parameters import MultiFormation, Pixels
+from robust.refine import RealImages
+
+NORMALISATION = Normalisation((0.5,), (0.25,), (0.5,))
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+
+
+def _around(network: str = "convnet-d1-w4") -> Surroundings:
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.arange(3).repeat_interleave(20)
+    images = torch.rand(60, 1, 8, 8, generator=generator) * 2 - 1 + labels[:, None, None, None] / 2
+    return Surroundings(network, RealImages(images, labels), 3, seed=7)
+
+
+def _short(method: Method) -> Method:
+    """The same method with little work between two steps of the images."""
+    plan = replace(
+        method.networks, steps=min(2, method.networks.steps), batch_size=30,
+        warmup_steps=min(2, method.networks.warmup_steps), queue_every=2, renew_every=2,
+    )  # fmt: skip
+    return replace(method, networks=plan, reals_per_class=8)
+
+
+def _run(method: Method, iterations: int = 3, **options):
+    parameterisation = (
+        MultiFormation(NORMALISATION.clamp, method.factor)
+        if method.factor > 1
+        else Pixels(NORMALISATION.clamp)
+    )
+    start = torch.zeros(len(LABELS) * parameterisation.views, 1, 8, 8)
+    start += torch.linspace(-1, 1, len(start))[:, None, None, None]
+    budget = Budget(iterations=iterations)
+    return start, distil(
+        method, start, LABELS, _around(), parameterisation, budget=budget, **options
+    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_moves_images_plain_and_robust(name: str) -> None:
+    for method in (method_for(name, 10), robust_variant(method_for(name, 10))):
+        start, done = _run(_short(method))
+        assert len(done.losses) == 3
+        assert np.isfinite(done.losses).all()
+        begun = start if method.factor == 1 else MultiFormation(NORMALISATION.clamp).encode(start)
+        moved = (done.images - begun).abs().amax((1, 2, 3))
+        assert (moved > 0).all()  # each image of each class
+        assert done.images.shape == (6, 1, 8, 8)
+        assert float(done.images.abs().max()) <= 2.001  # what raw pixels can hold
+
+
+def test_matching_brings_class_means_nearer() -> None:
+    method = replace(
+        method_for("dm", 10), augmentation=None, reals_per_class=20, learning_rate=0.2,
+        networks=NetworkPlan(source="random", renew_every=1000),
+    )  # fmt: skip
+    _, done = _run(method, iterations=30)
+    assert done.losses[-1] < 0.5 * done.losses[0]
+
+
+@pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc"])
+def test_a_run_that_was_cut_ends_as_one_that_was_not(name: str, tmp_path) -> None:
+    method = _short(robust_variant(method_for(name, 10)) if name == "idm" else method_for(name, 10))
+    _, whole = _run(method, iterations=5)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", interval_s=0.0)
+
+    def cut(progress) -> None:
+        if progress.step == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        _run(method, iterations=5, checkpoint=checkpoint, on_progress=cut)
+    _, resumed = _run(method, iterations=5, checkpoint=checkpoint)
+    assert torch.equal(resumed.images, whole.images)
+    assert resumed.losses == whole.losses
+
+
+def test_classes_taken_one_by_one_give_the_same_step() -> None:
+    method = replace(method_for("dm", 10), augmentation=None, reals_per_class=20)
+    _, together = _run(method, iterations=1)
+    _, apart = _run(method, iterations=1, classes_per_step=1)
+    assert torch.allclose(together.images, apart.images, atol=1e-5)
+
+
+def test_a_term_that_is_not_finite_is_named_and_the_last_good_state_is_kept(tmp_path) -> None:
+    calls = []
+
+    def bad(network, real, synthetic, num_classes):
+        calls.append(1)
+        return synthetic.images.sum() * (torch.nan if len(calls) == 3 else 1.0)
+
+    method = replace(
+        method_for("dm", 10), constraints=(WeightedConstraint("spread", 1.0, bad),),
+        reals_per_class=4,
+    )  # fmt: skip
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", interval_s=0.0)
+    with pytest.raises(TrainingError, match=r"spread became nan at step 2.*last good state"):
+        _run(method, iterations=5, checkpoint=checkpoint)
+    saved = checkpoint.load()
+    assert saved is not None
+    assert len(saved[1]["losses"]) == 2
+    assert np.isfinite(saved[0]["values"]).all()
+
+
+def test_a_budget_of_seconds_ends_the_run_by_its_own_clock() -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.25
+        return now[0]
+
+    method = replace(method_for("dm", 10), reals_per_class=4)
+    start = torch.zeros(6, 1, 8, 8)
+    done = distil(
+        method, start, LABELS, _around(), Pixels(NORMALISATION.clamp),
+        budget=Budget(seconds=3.0, clock=clock),
+    )  # fmt: skip
+    assert 1 < len(done.losses) < 12
+    assert done.seconds >= 3.0
+
+
+def test_siamese_augmentation_is_the_same_for_both_sides_and_another_for_each_class() -> None:
+    image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batch = Batch(image.expand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]))
+    real, synthetic = siamese(batch, batch, DSA, 3, 0.0)
+    assert torch.equal(real.images, synthetic.images)
+    assert torch.equal(real.images[0], real.images[1])
+    assert not torch.allclose(real.images[0], real.images[2])
+
+
+def test_dc_says_where_it_has_no_loops() -> None:
+    with pytest.raises(ConfigError, match="dc has loops for 1, 10, 20, 30, 40, 50.*got 15"):
+        method_for("dc", 15)
+    assert method_for("dm", 15).num_iterations == 20_000
+
+
+def test_an_unknown_method_lists_the_choices() -> None:
+    with pytest.raises(ConfigError, match="dc, dsa, dm, idm, idc, dream, got 'mtt'"):
+        method_for("mtt", 10)
+
+
+def test_constraints_stand_beside_the_objective_with_their_weights() -> None:
+    network = build(_around(), 0)
+    method = with_constraints(method_for("dm", 10), ConstraintWeights(0.05, 0.01), network)
+    assert method.name == "dm+centralisation+covariance"
+    assert [one.weight for one in method.constraints] == [0.05, 0.01]
+    assert method.objective is distribution_matching
+    with pytest.raises(ConfigError, match="needs a network"):
+        with_constraints(method, ConstraintWeights(0.05, 0.0), None)
+
+
+def test_the_robust_variant_trains_networks_on_real_data() -> None:
+    plan = robust_variant(method_for("dm", 10)).networks
+    assert plan.source == "trained" and plan.robust is not None and plan.warmup_steps > 0
+    assert robust_variant(method_for("dsa", 10)).networks.source == "trained"
+    with pytest.raises(ConfigError, match="default, reference"):
+        robust_variant(method_for("dm", 10), "printed")
