@@ -48,10 +48,10 @@ def regime_of(dataset: str, images_per_class: int) -> Regime:
     if dataset == "digits":
         network = "convnet-d2-w32-group-max"
         return Regime(
-            **shared, size=8, channels=1, train_per_class=10_000, validation_fraction=0.35,
-            network=network, proxy=StudentConfig(num_steps=60, learning_rate=3e-3),
+            **shared, size=8, channels=1, train_per_class=10_000, validation_fraction=0.2,
+            network=network, proxy=StudentConfig(num_steps=60, batch_size=128, learning_rate=3e-3),
             refine=RefineConfig(num_steps=120, steps_per_proxy=12, **rates),
-            student=StudentConfig(network=network, num_steps=300), num_students=5,
+            student=StudentConfig(network=network, num_steps=300), num_folds=3,
         )  # fmt: skip
     if dataset == "mnist":
         network = "convnet-d3-w32"
@@ -108,7 +108,7 @@ class Study:
         self.folder, self._source = arguments.folder, arguments.data or arguments.dataset
         self.store = arguments.folder / f"{self.name}.json"
         self.runs: dict[str, dict[str, Any]] = read_json(self.store) if self.store.exists() else {}
-        self._data: Data | None = None
+        self._data: dict[int | None, Data] = {}
         self._until = time.monotonic() + 60 * arguments.minutes
 
     def figures(self, setting: Setting, split: str, seed: int) -> dict[str, Any]:
@@ -121,15 +121,22 @@ class Study:
         if key not in self.runs:
             if time.monotonic() > self._until:
                 raise SystemExit(f"the minutes are over; {len(self.runs)} runs in {self.store}")
-            if self._data is None:
-                folder = self.folder / f"data-{self.regime.dataset}"
-                self._data = load_data(self.regime, self._source, folder)
+            data = self._data_of(split, seed)
             started = time.process_time()
-            figures = run_once(self._data, self.regime, setting, seed, split)
+            figures = run_once(data, self.regime, setting, seed, split)
             self.runs[key] = figures | {"cpu_seconds": time.process_time() - started}
             write_json(self.store, self.runs)
             print(f"{self.name} {key}: {figures}", flush=True)
         return self.runs[key]
+
+    def _data_of(self, split: str, seed: int) -> Data:
+        """Return the data that a run sees, loaded once."""
+        folds = self.regime.num_folds if split == "validation" else 0
+        fold = seed % folds if folds else None
+        if fold not in self._data:
+            folder = self.folder / f"data-{self.regime.dataset}"
+            self._data[fold] = load_data(self.regime, self._source, folder, fold=fold)
+        return self._data[fold]
 
     def differences(self, setting: Setting, split: str, seeds: tuple[int, ...]) -> dict[str, Any]:
         """Return the paired differences, robust less plain, of each figure."""

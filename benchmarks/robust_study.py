@@ -36,6 +36,8 @@ from robust.proxy import group_objective, moving_objective
 from robust.refine import RealImages, refine
 
 Groups = Literal["none", "class", "pooled", "moving"]
+Pair = tuple[np.ndarray, np.ndarray]
+"""Raw images (N, C, H, W) and labels (N,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +77,9 @@ class Regime:
     student: StudentConfig
     num_students: int = 3
     num_groups: int = 10
+    num_folds: int = 0
+    """Where the validation split is too small: training and validation images are cut into so many
+    folds, and seed s is judged on fold s modulo their number. The test is as ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +87,21 @@ class Data:
     """A dataset as a run needs it, and the benches that judge."""
 
     reals: RealImages
-    raw: np.ndarray
-    """The training images, uint8 (N, C, H, W)."""
     num_classes: int
     benches: Mapping[str, TestBench]
     clusters: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     """Fixed clusters of the training images, filled as they are asked for."""
 
 
-def load_data(regime: Regime, source: str, folder: Path) -> Data:
-    """Return the data of a regime: `train_per_class` training images a class, drawn with seed 0."""
+def load_data(regime: Regime, source: str, folder: Path, *, fold: int | None = None) -> Data:
+    """Return the data of a regime: `train_per_class` training images a class, drawn with seed 0.
+
+    Args:
+        regime: What to load.
+        source: The dataset, as `DataConfig` names it.
+        folder: Where it is decoded, once.
+        fold: Held out for validation in place of the validation split.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / FACTS_FILE).exists():
         config = DataConfig(dataset=source, validation_fraction=regime.validation_fraction)
@@ -101,22 +111,34 @@ def load_data(regime: Regime, source: str, folder: Path) -> Data:
                 folder=folder,
             )  # fmt: skip
     dataset = Dataset.load(folder)
-    images, labels = dataset.split("train")
     num_classes = len(dataset.class_names)
-    members = [np.flatnonzero(labels == c) for c in range(num_classes)]
+    splits = {name: dataset.split(name) for name in ("train", "validation", "test")}
+    if fold is not None:
+        splits["train"], splits["validation"] = _cut(splits, fold, regime.num_folds)
+    images, labels = splits["train"]
     rng = numpy_rng(0, "study-train")
-    picks = np.sort(np.concatenate([rng.permutation(m)[: regime.train_per_class] for m in members]))
+    members = [rng.permutation(np.flatnonzero(labels == c)) for c in range(num_classes)]
+    picks = np.sort(np.concatenate([own[: regime.train_per_class] for own in members]))
     raw, targets = images[picks], torch.from_numpy(labels[picks])
     normalisation = measure_normalisation(raw)
     benches = {
         split: build_bench(
-            *dataset.split(split), normalisation=normalisation, num_classes=num_classes,
+            *splits[split], normalisation=normalisation, num_classes=num_classes,
             num_groups=regime.num_groups, shifts=False,
         )
         for split in ("validation", "test")
     }  # fmt: skip
     reals = RealImages(NormalisedImages(torch.from_numpy(raw), normalisation), targets)
-    return Data(reals, raw, num_classes, benches)
+    return Data(reals, num_classes, benches)
+
+
+def _cut(splits: dict[str, Pair], fold: int, num_folds: int) -> tuple[Pair, Pair]:
+    """Return training and validation images with one fold of both held out."""
+    parts = splits["train"], splits["validation"]
+    images, labels = (np.concatenate([part[which] for part in parts]) for which in (0, 1))
+    held = np.zeros(len(labels), bool)
+    held[numpy_rng(0, "study-folds").permutation(len(labels))[fold::num_folds]] = True
+    return (images[~held], labels[~held]), (images[held], labels[held])
 
 
 def run_once(data: Data, regime: Regime, setting: Setting, seed: int, split: str) -> dict[str, Any]:
