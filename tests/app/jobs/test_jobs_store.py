@@ -1,20 +1,25 @@
 """Jobs change by compare-and-swap, and every change has its event and its revision."""
 
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
 
 from app.jobs.database import Database
+from app.jobs.phases import PHASES, set_phase
 from app.jobs.records import Idempotency
 from app.jobs.store import JobStore
+from app.jobs.tables import VERSION
+from distillery.errors import ConfigError
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    database = Database(f"sqlite:///{tmp_path / 'queue.sqlite'}")
+def store(database_url: str) -> Iterator[JobStore]:
+    database = Database(database_url)
     database.migrate()
-    return JobStore(database)
+    yield JobStore(database)
+    database.dispose()
 
 
 REQUEST = {"images_per_class": 3, "preset": "smoke", "data": {"dataset": "digits"}}
@@ -112,3 +117,55 @@ def test_only_finished_jobs_can_be_deleted(store: JobStore) -> None:
     store.change(job.id, expect={"queued"}, status="canceled")
     assert store.delete(job.id) and not store.delete(job.id)
     assert store.events(job.id) == []
+
+
+def test_of_many_that_change_a_job_at_once_one_wins(store: JobStore) -> None:
+    job = store.create(REQUEST)
+
+    def start(_: int) -> bool:
+        return store.change(job.id, expect={"queued"}, status="running") is not None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(start, range(16))) == 1
+    assert [event.seq for event in store.events(job.id)] == [1, 2]
+
+
+def test_many_writers_wait_for_each_other(store: JobStore) -> None:
+    job = store.create(REQUEST)
+
+    def add(number: int) -> int | None:
+        store.create(REQUEST)
+        return store.add_event(job.id, "log", {"number": number})
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(add, range(40)))
+    assert sorted(numbers) == list(range(2, 42))
+    tickets = [found.ticket for found in store.list(limit=100)[0]]
+    assert sorted(tickets) == list(range(1, 42))
+
+
+def test_parts_of_a_phase_keep_each_others_changes(store: JobStore) -> None:
+    job = store.create(REQUEST)
+    store.change(job.id, expect={"queued"}, status="running")
+
+    def finish(name: str) -> None:
+        set_phase(store.database, job.id, name, {"status": "succeeded"})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(finish, PHASES))
+    assert {phase["status"] for phase in store.get(job.id).phases} == {"succeeded"}
+    assert store.get(job.id).revision == 2 + len(PHASES)
+
+
+def test_migrating_twice_and_at_once_changes_nothing(store: JobStore) -> None:
+    job = store.create(REQUEST)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: store.database.migrate(), range(4)))
+    assert store.get(job.id) == job
+
+
+def test_a_newer_database_is_refused(store: JobStore) -> None:
+    with store.database.write() as connection:
+        connection.execute(VERSION.update().values(version=99))
+    with pytest.raises(ConfigError, match="newer distillery"):
+        store.database.migrate()
