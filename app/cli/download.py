@@ -20,7 +20,8 @@ from distillery.progress import OnProgress, ignore_progress
 if TYPE_CHECKING:
     from distillery.client.jobs import Job
 
-BUNDLE_PREFIX = "bundle/"
+BESIDE = ("previews/", "job.log")
+"""Files of a job that are no part of its bundle."""
 
 
 def download_verb(
@@ -54,8 +55,7 @@ def download_verb(
         with _bar(settings, quiet=as_json) as on_progress:
             names = _bundle_files(found) if whole else []
             for name in names:
-                path = target / name.removeprefix(BUNDLE_PREFIX)
-                client.jobs.download_file(found.id, name, path, on_progress=on_progress)
+                client.jobs.download_file(found.id, name, target / name, on_progress=on_progress)
             path = client.jobs.download(found.id, target / BUNDLE_NAME, on_progress=on_progress)
     data = read_bundle(path)
     if whole:
@@ -69,8 +69,8 @@ def download_verb(
 
 def _bundle_files(job: "Job") -> list[str]:
     """Return the names of the files of the bundle folder."""
-    names = [str(file.get("path") or file.get("name")) for file in job._jobs.files(job.id)]
-    own = [name for name in names if name.startswith(BUNDLE_PREFIX)]
+    names = [str(file["path"]) for file in job._jobs.files(job.id)]
+    own = [name for name in names if not name.startswith(BESIDE)]
     for name in own:
         parts = name.split("/")
         if "\\" in name or "" in parts or ".." in parts or "." in parts:

@@ -16,8 +16,11 @@ def show_setting(console: "Console", name: str, protocol: dict[str, Any]) -> Non
 
     console.print(
         Text.assemble(
-            ("Evaluating ", "bold"), (clean(name), "bold cyan"), (" by ", "bold"),
-            (protocol["name"], "bold cyan"), f": {protocol['summary']} ({protocol['source']})",
+            ("Evaluating ", "bold"),
+            (clean(name), "bold cyan"),
+            (" by ", "bold"),
+            (protocol["name"], "bold cyan"),
+            f": {protocol['summary']} ({protocol['source']})",
         )  # fmt: skip
     )
     for network, recipe in protocol["recipes"].items():

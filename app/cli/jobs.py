@@ -149,7 +149,7 @@ def logs_verb(
             text = client.jobs.logs(job, tail=tail)
             typer.echo("\n".join(clean(line) for line in text.splitlines()))
             return
-        for event in client.jobs.events(job):
+        for event in client.jobs.events(job, after=0):
             line = event_text(event.kind, event.data)
             if line is not None:
                 typer.echo(line)

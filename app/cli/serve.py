@@ -12,9 +12,8 @@ from app.cli.remote import CLIENT_FILE, local_service, write_local_service
 from app.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
     from app.jobs.keys import KeyStore
+    from app.jobs.service import Service
 
 DataOption = Annotated[
     Path | None,
@@ -78,13 +77,15 @@ def _serve(
     settings: Settings, host: str, port: int, *, device: str | None, open_page: bool, migrate: bool
 ) -> None:
     """Serve until a signal comes; the worker is stopped, and waited for, last."""
+    from app.api.app import build_api
     from app.cli.keeper import Keeper, worker_command
     from app.cli.serving import Server, address_of, bind, signals_kept
 
     listener = bind(host, port)
     url = address_of(listener)
     keeper = Keeper(worker_command(settings.data, device)) if device is not None else None
-    app, link = _application(settings, url, migrate=migrate, with_link=open_page)
+    service = _open(settings, url, migrate=migrate)
+    link = _login_link(settings, url, is_asked=open_page)
 
     def started() -> None:
         if keeper is not None:
@@ -93,12 +94,14 @@ def _serve(
 
     with signals_kept():
         try:
+            app = build_api(settings, service)
             server = Server(app, on_start=started, on_stop=keeper.ask_stop if keeper else _nothing)
             server.run(sockets=[listener])
         finally:
             if keeper is not None and keeper.pid is not None:
                 err(settings).print("Waiting for the worker to write a checkpoint.")
                 keeper.stop()
+            service.close()
     if not server.started:
         raise typer.Exit(1)
 
@@ -107,26 +110,25 @@ def _nothing() -> None:
     """Stop nothing: there is no worker here."""
 
 
-def _application(
-    settings: Settings, url: str, *, migrate: bool, with_link: bool
-) -> "tuple[ASGIApp, str | None]":
-    """Return the application, and a login link at the first start or where one is asked for."""
-    from app.api.app import build_api
-    from app.api.auth import new_login_token
+def _open(settings: Settings, url: str, *, migrate: bool) -> "Service":
+    """Open the service, and leave its address and a key for this user's own verbs."""
     from app.jobs.service import open_service
 
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    is_first = not (settings.data / "login").exists()
     service = open_service(settings, migrate=migrate)
-    try:
-        key = _local_key(service.keys, settings) if settings.is_auth_on else None
-    finally:
-        service.close()
+    key = _local_key(service.keys, settings) if settings.is_auth_on else None
     write_local_service(settings.data, url, key)
-    link = None
-    if settings.is_auth_on and (is_first or with_link):
-        link = f"{url}/login?token={new_login_token(settings.data)}"
-    return build_api(settings), link
+    return service
+
+
+def _login_link(settings: Settings, url: str, *, is_asked: bool) -> str | None:
+    """Return a login link at the first start, or where one is asked for."""
+    from app.api.auth import new_login_token
+
+    is_first = not (settings.data / "login").exists()
+    if not settings.is_auth_on or not (is_first or is_asked):
+        return None
+    return f"{url}/login?token={new_login_token(settings.data)}"
 
 
 def _local_key(keys: "KeyStore", settings: Settings) -> str:

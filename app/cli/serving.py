@@ -104,6 +104,7 @@ def log_for(terminal: bool) -> None:
         from app.api.logs import log_json
 
         log_json()
+        logging.getLogger("dbos").setLevel(logging.WARNING)  # each migration has a line
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))

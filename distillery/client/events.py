@@ -38,26 +38,28 @@ class Event:
     """What it says."""
 
 
-def follow_events(transport: Transport, job_id: str, *, after: int = 0) -> Iterator[Event]:
-    """Yield the events of a job behind number `after` until the job has ended.
+def follow_events(
+    transport: Transport, job_id: str, *, after: int | None = None
+) -> Iterator[Event]:
+    """Yield the events of a job until it has ended.
 
-    The first event of each connection is a `snapshot` of the whole job.
+    The first event of each connection is a `snapshot` of the whole job; then comes what happened
+    behind number `after`: 0 for all that is stored, None for what happens from now on.
 
     Raises:
         ServiceError: If the job is unknown, or the service stays away for `PATIENCE_S`.
     """
     seen, failures, last_s = after, 0, time.monotonic()
     while True:
+        kind = ""
         try:
             for event in _one_stream(transport, job_id, seen):
-                failures, last_s = 0, time.monotonic()
-                if event.kind == "snapshot":
+                failures, last_s, kind = 0, time.monotonic(), event.kind
+                if seen is None or event.kind in ("snapshot", "done") or event.seq > seen:
+                    seen = max(event.seq, seen or 0)
                     yield event
-                elif event.seq > seen:
-                    seen = event.seq
-                    yield event
-                if event.kind == "done":
-                    return
+            if kind == "done":  # not any: a job that was run again has earlier ones
+                return
         except _Ended:
             return
         except httpx2.TransportError as error:
@@ -75,10 +77,10 @@ class _Ended(Exception):
     """The service has nothing more to say of a job."""
 
 
-def _one_stream(transport: Transport, job_id: str, seen: int) -> Iterator[Event]:
+def _one_stream(transport: Transport, job_id: str, seen: int | None) -> Iterator[Event]:
     """Yield the events of one connection."""
     headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
-    if seen:
+    if seen is not None:
         headers["Last-Event-ID"] = str(seen)
     path = f"/jobs/{quote(job_id, safe='')}/events"
     with transport.stream(path, headers=headers, read_timeout_s=SILENCE_S) as response:

@@ -73,8 +73,8 @@ class Job:
         """Return the finished job, whatever its end; see `Jobs.wait`."""
         return self._jobs.wait(self.id, timeout_s=timeout_s)
 
-    def events(self, *, after: int = 0) -> Iterator[Event]:
-        """Yield its events until its end, over broken connections."""
+    def events(self, *, after: int | None = None) -> Iterator[Event]:
+        """Yield its events until its end, over broken connections; `after=0`: from the first."""
         return self._jobs.events(self.id, after=after)
 
     def cancel(self) -> "Job":
@@ -211,8 +211,8 @@ class Jobs:
         pause_s = 0.2 if was_held else min(retry_after_s(answer) or 1.0, 5.0)
         return Job(answer.json(), self), pause_s
 
-    def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
-        """Yield the events of a job behind number `after`; see `follow_events`."""
+    def events(self, job_id: str, *, after: int | None = None) -> Iterator[Event]:
+        """Yield the events of a job until its end; see `follow_events`."""
         return follow_events(self._transport, job_id, after=after)
 
     def logs(self, job_id: str, *, tail: int | None = None) -> str:

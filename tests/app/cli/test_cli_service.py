@@ -204,7 +204,7 @@ def file_answers(files: dict[str, bytes], **fields: Any) -> Callable[[Asked], An
             data = [{"path": name, "size_bytes": len(text)} for name, text in files.items()]
             return reply({"data": data})
         name = asked.path.removeprefix("/jobs/job_1/").removeprefix("files/")
-        content = files["bundle/distilled.safetensors" if name == "bundle" else name]
+        content = files["distilled.safetensors" if name == "bundle" else name]
         digest = hashlib.sha256(content).digest()
         promised = f"sha-256=:{base64.b64encode(digest).decode()}:"
         return Answer(200, content, {"ETag": f'"{digest.hex()}"', "Repr-Digest": promised})
@@ -220,8 +220,8 @@ def test_download_brings_a_verified_bundle(
     from distillery.bundle.folder import verify_folder
 
     named = {path: path.relative_to(bundle) for path in bundle.rglob("*") if path.is_file()}
-    files = {f"bundle/{name}": path.read_bytes() for path, name in named.items()}
-    service.handler = file_answers(files | {"job.log": b"log"})
+    files = {str(name): path.read_bytes() for path, name in named.items()}
+    service.handler = file_answers(files | {"job.log": b"log", "previews/a.png": b"png"})
     code, out, err = distillery("download", "job_1", "out")
     assert (code, out) == (0, "out/distilled.safetensors\n") and "verified" in err
     assert [path.name for path in Path("out").iterdir()] == ["distilled.safetensors"]
@@ -241,7 +241,7 @@ def test_download_of_a_job_without_a_bundle(distillery: Command, service: Servic
     assert code == 1 and "it is running: wait for it" in err
 
 
-@pytest.mark.parametrize("name", ["bundle/../../x", "bundle//etc/x", "bundle/a\\..\\b", "bundle/."])
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "a\\..\\b", "."])
 def test_download_takes_no_names_that_lead_elsewhere(
     distillery: Command, service: ServiceDouble, name: str
 ) -> None:

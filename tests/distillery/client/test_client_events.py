@@ -20,19 +20,20 @@ def test_a_broken_stream_goes_on_behind_the_last_event(
     client: Client, service: ServiceDouble, slept: list[float]
 ) -> None:
     first = b"retry: 3000\n: ping\n\n" + frames(
-        (3, "snapshot", '{"status": "running"}'), (1, "status", '{"status": "queued"}'),
+        (0, "snapshot", '{"status": "running"}'), (1, "status", '{"status": "queued"}'),
         (2, "status", '{"status": "running"}'), (3, "progress", '{"progress": {}}'),
     )  # fmt: skip
     second = frames(
-        (5, "snapshot", '{"status": "running"}'), (2, "status", "{}"),
-        (4, "log", '{"message": "h\\u00e9"}'), (5, "done", "{}"), (6, "log", "{}"),
+        (2, "snapshot", '{"status": "running"}'), (2, "status", "{}"), (3, "done", "{}"),
+        (4, "log", '{"message": "h\\u00e9"}'), (5, "done", "{}"),
     )  # fmt: skip
     service.script = [stream(first, len(first) - 10), stream(second)]
-    seen = [(event.seq, event.kind) for event in client.jobs.events("job_1")]
+    seen = [(event.seq, event.kind) for event in client.jobs.events("job_1", after=0)]
     assert seen == [
-        (3, "snapshot"), (1, "status"), (2, "status"), (5, "snapshot"), (4, "log"), (5, "done"),
+        (0, "snapshot"), (1, "status"), (2, "status"), (2, "snapshot"), (3, "done"), (4, "log"),
+        (5, "done"),
     ]  # fmt: skip
-    assert "last-event-id" not in service.asked[0].headers
+    assert service.asked[0].headers["last-event-id"] == "0"
     assert service.asked[1].headers["last-event-id"] == "2"
     assert service.asked[1].headers["accept"] == "text/event-stream"
     assert len(slept) == 1
@@ -44,6 +45,14 @@ def test_a_job_that_ended_long_ago_has_no_more_events(
     service.script = [Answer(204)]
     assert list(client.jobs.events("job_1", after=9)) == []
     assert service.asked[0].headers["last-event-id"] == "9"
+
+
+def test_from_now_on(client: Client, service: ServiceDouble) -> None:
+    first = frames((7, "snapshot", "{}"))
+    service.script = [stream(first + b"id: 8", len(first)), stream(frames((7, "done", "{}")))]
+    assert [event.kind for event in client.jobs.events("job_1")] == ["snapshot", "done"]
+    assert "last-event-id" not in service.asked[0].headers
+    assert service.asked[1].headers["last-event-id"] == "7"
 
 
 def test_a_restarted_service_is_waited_for(
