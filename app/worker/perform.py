@@ -46,7 +46,7 @@ def perform(
     if task.stage == PLAN:
         return plan(task, on_progress)
     job = read_json(task.folder / JOB_FILE)
-    check_device(from_dict(job["config"]))
+    use_worker_device(task, from_dict(job["config"]))
     on_work(work_folder(task.folder, job, task.stage, cache=task.cache, on_progress=on_progress))
     if task.group is not None:
         run_one_part(
@@ -62,13 +62,20 @@ def perform(
     return facts
 
 
-def check_device(config: DistillConfig) -> None:
-    """Refuse a job whose device this machine does not have."""
-    if config.device == "cuda" and not torch.cuda.is_available():
+def use_worker_device(task: StageTask, config: DistillConfig) -> None:
+    """Make the worker's GPU, where it has a number, the one that `cuda` means.
+
+    Raises:
+        DeviceLost: If the job was planned for a GPU and there is none.
+    """
+    if config.device != "cuda":
+        return
+    if task.device == "cpu" or not torch.cuda.is_available():
         raise DeviceLost(
-            "the job was planned for a GPU and this worker sees none: run it on a worker with a "
+            "the job was planned for a GPU and this worker has none: run it on a worker with a "
             "GPU, or submit it again"
         )
+    torch.cuda.set_device(torch.device(task.device))
 
 
 def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:

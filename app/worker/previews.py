@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from app.worker.tasks import StageTask
-from distillery.bundle.preview import MAX_COLUMNS, MAX_ROWS, preview_png
+from distillery.bundle.preview import MAX_ROWS, preview_png
 from distillery.data.dataset import Dataset
 from distillery.files import read_json, write_bytes
 from distillery.tensorfile import read_tensors
@@ -25,6 +25,7 @@ from generator.stages.score import CHOSEN
 
 FOLDER = "previews"
 SAMPLES = "samples"
+COLUMNS = 10
 FIRST_S, LEAST_S, SHARE = 0.5, 2.0, 0.05
 OF_STAGE = {
     "generate": (SAMPLES, POOL),
@@ -40,8 +41,10 @@ class Previews:
     def __init__(self, task: StageTask, on_preview: Callable[[Mapping[str, Any]], None]) -> None:
         """Draw nothing yet; `on_preview` is told of each new picture."""
         self._task, self._on_preview = task, on_preview
-        self._next, self._version, self._seen = time.monotonic() + FIRST_S, 0, 0
-        self._batches: dict[Path, dict[str, np.ndarray]] = {}
+        self._next = time.monotonic() + FIRST_S
+        self._read: set[Path] = set()
+        self._num_images = 0
+        self._shown = np.empty(0), np.empty(0, np.int64)
         self._classes: tuple[str, ...] | None = None
         self.folder: Path | None = None
         """Where the stage writes."""
@@ -51,15 +54,14 @@ class Previews:
         if self._task.stage != "generate" or self.folder is None or time.monotonic() < self._next:
             return
         started = time.monotonic()
-        new = [path for path in self._paths() if path not in self._batches]
-        self._batches |= {path: _shown(read_tensors(path)[0]) for path in new}
+        new = [path for path in self._paths() if path not in self._read]
+        for path in new:
+            self._add(read_tensors(path)[0])
+        self._read |= set(new)
         if new and self._class_names():
-            parts = list(self._batches.values())
-            joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-            order = np.argsort(joined["labels"], kind="stable")
-            self._draw(self._name, joined["images"][order], joined["labels"][order])
+            self._draw(self._name, *self._shown, self._num_images)
         now = time.monotonic()
-        self._next = now + max(LEAST_S, (now - started) / SHARE)
+        self._next = now + max(LEAST_S if new else FIRST_S, (now - started) / SHARE)
 
     def after(self, done: Mapping[str, Finished]) -> None:
         """Draw what a complete stage made, unless the picture of it is there."""
@@ -72,7 +74,8 @@ class Previews:
             return
         self._classes = Dataset.load(done["prepare"].folder).class_names
         arrays = read_tensors(finished.folder / file)[0]
-        self._draw(name, arrays["images"], arrays["labels"])
+        shown = _first(arrays["images"], arrays["labels"])
+        self._draw(name, *shown, len(arrays["labels"]))
 
     @property
     def _name(self) -> str:
@@ -92,19 +95,30 @@ class Previews:
             self._classes = class_names(self._task.folder, job, cache=self._task.cache)
         return self._classes
 
-    def _draw(self, name: str, images: np.ndarray, labels: np.ndarray) -> None:
+    def _add(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Take what the picture has room for; large pools stay on the disk."""
+        images, labels = batch["images"], batch["labels"]
+        self._num_images += len(labels)
+        if len(self._shown[1]):
+            images = np.concatenate([self._shown[0], images])
+            labels = np.concatenate([self._shown[1], labels])
+        self._shown = _first(images, labels)
+
+    def _draw(self, name: str, images: np.ndarray, labels: np.ndarray, num_images: int) -> None:
         """Write one picture and tell of it."""
         assert self._classes is not None
         folder = self._task.folder / FOLDER
         folder.mkdir(exist_ok=True)
         file = f"{name}.png"
         write_bytes(folder / file, preview_png(images, labels, self._classes))
-        self._version += 1
         url = f"/jobs/{self._task.job_id}/files/{FOLDER}/{file}?v={time.time_ns() // 10**6:x}"
-        self._on_preview({"name": name, "url": url, "images": len(images)})
+        self._on_preview({"name": name, "url": url, "images": num_images})
 
 
-def _shown(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the part of a batch that a picture can hold, so that large pools stay on disk."""
-    most = MAX_COLUMNS * MAX_ROWS
-    return {key: batch[key][:most] for key in ("images", "labels")}
+def _first(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first images of each class, sorted by class, as many as a picture shows."""
+    order = np.argsort(labels, kind="stable")
+    labels = labels[order]
+    rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
+    keep = (rank < COLUMNS) & np.isin(labels, np.unique(labels)[:MAX_ROWS])
+    return images[order[keep]], labels[keep]
