@@ -1,8 +1,8 @@
 """What a stage's reports become in its process: lines at a bearable rate, and a place to stop.
 
 A cancel is a SIGTERM. Where the stage reports, stopping is safe and keeps its state; a stage that
-does not report within a few seconds is stopped where it is, as a kill would, and goes on from its
-last checkpoint.
+is silent for longer than it was between its last reports is stopped where it is, as a kill would,
+and goes on from its last checkpoint.
 """
 
 import math
@@ -17,8 +17,8 @@ from distillery.progress import Progress
 
 PROGRESS_S = 0.5
 METRICS_S = 1.0
-PATIENCE_S = 2.5
-"""Seconds that a stage has to come to a report after it was asked to stop."""
+PATIENCE_S, MOST_PATIENCE_S = 3.5, 20.0
+"""Least and most seconds that a stage has to come to a report after it was asked to stop."""
 INSIST_S = 0.5
 
 Send = Callable[[str, Any], None]
@@ -31,11 +31,15 @@ class Reporter:
         self._send, self._stop, self._tick = send, stop, tick
         self._held: Progress | None = None
         self._sent_at = self._metrics_at = -math.inf
+        self._called_at: float | None = None
 
     def __call__(self, progress: Progress) -> None:
         """Take a report; raises `Cancelled` where a stop was asked for."""
-        self._held = progress
-        if time.monotonic() - self._sent_at >= PROGRESS_S:
+        self._held, now = progress, time.monotonic()
+        if self._called_at is not None:
+            self._stop.expect(now - self._called_at)
+        self._called_at = now
+        if now - self._sent_at >= PROGRESS_S:
             self.flush()
         self._stop.check()
         self._tick()
@@ -66,17 +70,22 @@ class Stop:
     def __init__(self) -> None:
         self.is_asked = False
         self._is_open = False
+        self._patience_s = PATIENCE_S
         signal.signal(signal.SIGTERM, self._ask)
         if hasattr(signal, "setitimer"):  # not on Windows, where a stage stops at reports alone
             signal.signal(signal.SIGALRM, self._insist)
 
     def __enter__(self) -> "Stop":
-        self._is_open = True
+        self._is_open, self._patience_s = True, PATIENCE_S
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_open = False
         self._set_timer(0)
+
+    def expect(self, interval_s: float) -> None:
+        """Take note of the time between two reports: the next one is as far away."""
+        self._patience_s = min(max(PATIENCE_S, 1.5 * interval_s), MOST_PATIENCE_S)
 
     def check(self) -> None:
         """Raise `Cancelled` where a stop was asked for."""
@@ -87,7 +96,7 @@ class Stop:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if not self.is_asked:
             self.is_asked = True
-            self._set_timer(PATIENCE_S)
+            self._set_timer(self._patience_s)
 
     def _insist(self, number: int, frame: FrameType | None) -> None:
         if self._is_open:

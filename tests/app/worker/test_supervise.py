@@ -101,7 +101,17 @@ def test_a_stage_that_does_not_report_is_stopped_where_it_is(
     hooks = FakeHooks(cancel=has_begun)
     out = run(task_of(tmp_path, ["report", 1], ["hang", 60]), hooks, children)
     assert out.kind == "canceled" and (tmp_path / "job" / "stopped").exists()
-    assert 2.0 < time.monotonic() - hooks.asked_at < 4.5
+    assert 3.0 < time.monotonic() - hooks.asked_at < 5.0
+
+
+def test_one_whose_reports_are_rare_is_given_the_time_to_the_next(
+    children: Children, tmp_path: Path
+) -> None:
+    """Its state is saved at a report alone, and the last two lay 2.6 seconds apart."""
+    hooks = FakeHooks(cancel=lambda hooks: len(hooks.reports) == 2)
+    slow = [["report", 1], ["hang", 2.6], ["report", 2], ["hang", 3.7], ["report", 3]]
+    assert run(task_of(tmp_path, *slow), hooks, children).kind == "canceled"
+    assert [report["step"] for report in hooks.reports] == [1, 2, 3]
 
 
 def test_one_that_does_not_react_is_killed_at_the_limit(children: Children, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_plan_prepare_and_a_base_that_is_canceled_and_waited_for(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_request_that_cannot_be_met_fails_with_its_code(
     children: Children, tmp_path: Path
 ) -> None:
