@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from distillery.bundle.dataset import DistilledDataset
+from distillery.bundle.export import class_folder
 from distillery.bundle.read import read_bundle
-from distillery.bundle.schema import FILE_NAME, SCHEMA
+from distillery.bundle.schema import FILE_NAME, MAX_HEADER_BYTES, SCHEMA
 from distillery.data.config import DataConfig
 from distillery.data.decode import to_array
 from distillery.data.sources.resolve import open_source
@@ -22,7 +23,6 @@ from distillery.data.survey import survey
 from distillery.errors import BundleError, ConfigError, DataError
 from distillery.evaluation.harness import ImageSet
 from distillery.files import digest_arrays, read_json
-from distillery.tensorfile import read_header
 
 JOB_FILE = "job.json"
 
@@ -87,10 +87,9 @@ def _is_bundle_file(path: Path) -> bool:
     """Say whether a file claims to be a bundle; other safetensors files are plain datasets."""
     if path.suffix != ".safetensors" or not path.is_file():
         return False
-    try:
-        return read_header(path)[1].get("schema") == SCHEMA
-    except (ValueError, OSError, MemoryError, AttributeError) as error:
-        raise BundleError(f"{path} is not a safetensors file: fetch it again") from error
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return SCHEMA.encode() in file.read(min(length, MAX_HEADER_BYTES))
 
 
 def _data_of_job(path: Path) -> DataConfig | None:
@@ -142,14 +141,17 @@ def _of_source(path: Path) -> DistilledSet:
 def match_classes(own: Sequence[str], of_test: Sequence[str]) -> tuple[np.ndarray, str | None]:
     """Return (label of the test set for each own label, a note where names were not enough).
 
-    Names must be the same; names that are just the numbers of the classes (`0`, `00001`) stand for
-    the classes of the test set in their order.
+    Names must be the same, or the folder names of an exported bundle; names that are just the
+    numbers of the classes (`0`, `00001`) stand for the classes of the test set in their order.
 
     Raises:
         DataError: If they do not match.
     """
     if sorted(own) == sorted(of_test):
         return np.array([list(of_test).index(name) for name in own], np.int64), None
+    exported = {class_folder(i, name, len(of_test)): i for i, name in enumerate(of_test)}
+    if sorted(own) == sorted(exported):
+        return np.array([exported[name] for name in own], np.int64), None
     numbers = [int(name) for name in own if name.isascii() and name.isdigit()]
     if sorted(numbers) == list(range(len(of_test))) and len(own) == len(of_test):
         note = "class folders are numbers, read as the classes of the test set in their order"

@@ -23,6 +23,7 @@ from distillery.evaluation.setting import Overrides, Setting, resolve
 from distillery.evaluation.teacher import TEACHER_RECIPE, own_teacher
 from distillery.files import digest_json
 from distillery.machine import Machine, use_device, use_threads
+from distillery.models.classifiers import build_classifier
 from distillery.progress import OnProgress
 from generator.config import DistillConfig
 from generator.defaults import default_threads
@@ -92,9 +93,25 @@ def fit(distilled: DistilledSet, request: Request) -> Setting:
         image_size=int(distilled.images.shape[-1]), channels=int(distilled.images.shape[1]),
     )  # fmt: skip
     setting = resolve(request.protocol, case, request.overrides, flip=request.flip)
+    check_networks(setting)
     if request.protocol.labels == "soft":
         setting = replace(setting, deviations=(*setting.deviations, _teacher_deviation(request)))
     return setting
+
+
+def check_networks(setting: Setting) -> None:
+    """Build every network without its weights, so that one that does not fit fails early.
+
+    Raises:
+        ConfigError: If a network does not fit the images.
+    """
+    case = setting.case
+    for name in setting.recipes:
+        try:
+            with torch.device("meta"):
+                build_classifier(name, case.channels, case.image_size, case.num_classes, 0)
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from error
 
 
 def _teacher_deviation(request: Request) -> str:

@@ -90,7 +90,9 @@ def resolve(
     if set(recipes) - set(published):
         changes.append(f"{', '.join(recipes)} in place of {', '.join(published)}")
     if repeats != protocol.num_repeats:
-        changes.append(f"{repeats} students a network in place of {protocol.num_repeats}")
+        changes.append(
+            f"{repeats} student{'s' * (repeats > 1)} a network in place of {protocol.num_repeats}"
+        )
     changes += _image_deviations(protocol, case, recipes, flip)
     return Setting(
         protocol=protocol, case=case, recipes=recipes, num_repeats=repeats, flip=flip,

@@ -7,7 +7,6 @@ is trained here: SGD, batch 128, 50 epochs with DSA, x 0.1 at half.
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +47,7 @@ def own_teacher(work: Work, train: Split, network: str, num_epochs: int, path: P
             on_epoch=tell,
         )  # fmt: skip
         state = teacher.state_dict()
-        write_tensors(path, {name: np.array(value.cpu()) for name, value in state.items()})
+        write_tensors(path, {name: value.cpu().numpy() for name, value in state.items()})
     teacher.eval().requires_grad_(False)
 
     def logits(images: Tensor) -> Tensor:
