@@ -7,8 +7,8 @@ class for both sides. Shapes: P stored images, V views of each, C, H, W, K class
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -95,26 +95,34 @@ def distil(
     return Distilled(values, parameterisation.store(values), run.losses, run.seconds())
 
 
-def siamese(
-    real: Batch, synthetic: Batch, config: AugmentConfig, seed: int, background: Tensor | float
-) -> tuple[Batch, Batch]:
-    """Return both batches augmented, with one draw for each class."""
-    classes = synthetic.classes()
-    one = [draw_augmentation(1, config, torch_rng(seed, "siamese", label)) for label in classes]
+def siamese_draws(classes: list[int], config: AugmentConfig, seed: int) -> dict[int, AugmentDraw]:
+    """Return one draw of augmentation for each class, for its real and synthetic images alike."""
+    return {
+        label: draw_augmentation(1, config, torch_rng(seed, "siamese", label)) for label in classes
+    }
+
+
+def augmented(
+    batch: Batch, draws: Mapping[int, AugmentDraw], config: AugmentConfig, around: Surroundings
+) -> Batch:
+    """Return a batch whose images went through the draw of their class."""
+    own = [draws[label] for label in batch.labels.tolist()]
     draw = AugmentDraw(
-        torch.cat([each.theta for each in one]),
-        torch.cat([each.colour for each in one]),
-        torch.cat([each.cutout_centre for each in one]),
+        torch.cat([one.theta for one in own]),
+        torch.cat([one.colour for one in own]),
+        torch.cat([one.cutout_centre for one in own]),
     )
-    order = torch.tensor(classes)
+    images = apply_augmentation(batch.images, draw, config, fill=around.background)
+    return Batch(images, batch.labels)
 
-    def augmented(batch: Batch) -> Batch:
-        rows = torch.searchsorted(order, batch.labels.cpu())
-        own = AugmentDraw(draw.theta[rows], draw.colour[rows], draw.cutout_centre[rows])
-        images = apply_augmentation(batch.images, own, config, fill=background)
-        return Batch(images, batch.labels)
 
-    return augmented(real), augmented(synthetic)
+@dataclass(slots=True)
+class _Held:
+    """The real side of a turn: images, their augmentation, what the network sees in them."""
+
+    real: Batch
+    draws: dict[int, AugmentDraw]
+    passes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 class _Run:
@@ -137,7 +145,10 @@ class _Run:
             self.optimiser = torch.optim.SGD(
                 [self.values], method.learning_rate, momentum=method.momentum
             )
+        if method.precision == "bfloat16":
+            around = replace(around, channels_last=False)
         self.networks: NetworkStream = open_networks(method.networks, around)
+        self._held: dict[int, _Held] = {}
         self.representatives: Representatives | None = None
         if method.sampling == "representative":
             self.representatives = Representatives(around.reals, around.seed)
@@ -172,8 +183,8 @@ class _Run:
 
     def iterate(self, classes_per_step: int) -> None:
         """Take one step of the images, then train the networks that the method trains."""
-        iteration = len(self.losses)
-        network = self.networks.at(iteration, self.synthetic)
+        turn, place = divmod(len(self.losses), self.method.hold)
+        network = self.networks.at(turn, self.synthetic)
         rate = self.method.learning_rate
         if self.method.decay == "cosine":
             rate *= cosine_decay(min(0.999, self.share_done()), 1)
@@ -182,55 +193,72 @@ class _Run:
         gradient = torch.zeros_like(self.values)
         total = 0.0
         for part in self.labels.unique().split(classes_per_step):
-            loss, own = self._gradient(network, part, iteration)
+            loss, own = self._gradient(network, part, turn)
             gradient += own
             total += loss
         if not math.isfinite(total) or not bool(torch.isfinite(gradient).all()):
             raise TrainingError(
-                f"{self.method.name}: the gradient stopped being finite at step {iteration}: "
-                f"lower its learning rate of {rate:g}; the last good state is kept"
+                f"{self.method.name}: the gradient stopped being finite at step "
+                f"{len(self.losses)}: lower its learning rate of {rate:g}; the last good state is "
+                "kept"
             )
         self.values.grad = gradient
         self.optimiser.step()
         with torch.no_grad():
             self.parameterisation.project(self.values)
         self.losses.append(total)
-        self.networks.after(iteration, self.synthetic)
+        if place + 1 == self.method.hold:
+            self._held.clear()
+            self.networks.after(turn, self.synthetic)
 
-    def _gradient(
-        self, network: Classifier, classes: Tensor, iteration: int
-    ) -> tuple[float, Tensor]:
+    def _gradient(self, network: Classifier, classes: Tensor, turn: int) -> tuple[float, Tensor]:
         """Return the loss of a few classes and its gradient."""
-        method, seed = self.method, derive_seed(self.around.seed, "matching", iteration)
-        mine = torch.isin(self.labels, classes)
-        images = self.parameterisation.decode(self.values[mine])
+        method = self.method
+        held = self._hold(network, classes, turn)
+        images = self.parameterisation.decode(self.values[torch.isin(self.labels, classes)])
         synthetic = Batch(images, self.views[torch.isin(self.views, classes)])
-        real = self._reals(network, classes, iteration)
         if method.augmentation is not None:
-            background = self.around.background
-            real, synthetic = siamese(real, synthetic, method.augmentation, seed, background)
+            synthetic = augmented(synthetic, held.draws, method.augmentation, self.around)
         num_classes = self.around.num_classes
         total = images.new_zeros(())
-        with shared_feature_maps(network):
+        half = torch.autocast(
+            images.device.type, torch.bfloat16, enabled=method.precision == "bfloat16"
+        )
+        with half, shared_feature_maps(network, held.passes):
             terms = [("the objective", 1.0, method.objective)]
             terms += [(one.name, one.weight, one.term) for one in method.constraints]
             for name, weight, term in terms:
-                value = weight * term(network, real, synthetic, num_classes)
+                value = weight * term(network, held.real, synthetic, num_classes)
                 if not torch.isfinite(value):
                     raise TrainingError(
                         f"{method.name}: {name} became {float(value.detach())} at step "
-                        f"{iteration}: lower the learning rate of {method.learning_rate:g}; the "
-                        "last good state is kept"
+                        f"{len(self.losses)}: lower the learning rate of {method.learning_rate:g}; "
+                        "the last good state is kept"
                     )
                 total = total + value
         return float(total.detach()), torch.autograd.grad(total, self.values)[0]
 
-    def _reals(self, network: Classifier, classes: Tensor, iteration: int) -> Batch:
-        """Return the real images of a step."""
+    def _hold(self, network: Classifier, classes: Tensor, turn: int) -> "_Held":
+        """Return the real side of a turn for these classes; drawn once, then kept for it."""
+        first = int(classes[0])
+        if first not in self._held:
+            method, seed = self.method, derive_seed(self.around.seed, "matching", turn)
+            real, draws = self._reals(network, classes, turn), {}
+            if method.augmentation is not None:
+                draws = siamese_draws(classes.tolist(), method.augmentation, seed)
+                real = augmented(real, draws, method.augmentation, self.around)
+            self._held[first] = _Held(real, draws)
+        held = self._held[first]
+        if self.method.hold == 1:
+            self._held.clear()
+        return held
+
+    def _reals(self, network: Classifier, classes: Tensor, turn: int) -> Batch:
+        """Return the real images of a turn."""
         size = self.method.reals_per_class
         if self.representatives is not None:
-            return self.representatives.draw(network, classes, size, iteration)
-        generator = torch_rng(self.around.seed, "reals", iteration, int(classes[0]))
+            return self.representatives.draw(network, classes, size, turn)
+        generator = torch_rng(self.around.seed, "reals", turn, int(classes[0]))
         return Batch(*self.around.reals.draw(classes, size, generator))
 
     def report(self, checkpoint: Checkpoint | None, on_progress: OnProgress) -> None:

@@ -32,6 +32,8 @@ class Surroundings:
     num_classes: int
     seed: int
     background: Tensor | float = 0.0
+    channels_last: bool = True
+    """On a CPU, channels of a pixel side by side: a third faster, but in bfloat16 slower."""
 
 
 class NetworkStream:
@@ -120,7 +122,8 @@ class NetworkQueue(NetworkStream):
 
     def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
         """Return a random network of the queue, which grows as the iterations go."""
-        if iteration % self.plan.queue_every == 0 and len(self._queue) < self.plan.queue_size:
+        wanted = min(iteration // self.plan.queue_every + 1, self.plan.queue_size)
+        while len(self._queue) < wanted:
             fresh = Trainee(self.plan, self.around, len(self._queue))
             fresh.train_on_reals(self.plan.warmup_steps, synthetic)
             self._queue.append(fresh)
@@ -166,8 +169,9 @@ def build(around: Surroundings, number: int) -> Classifier:
         around.network, channels=images.shape[1], image_size=images.shape[-1],
         num_classes=around.num_classes, seed=derive_seed(around.seed, "matching-network", number),
     ).to(images.device)  # fmt: skip
-    # Convolutions of a CPU are a third faster with the channels of a pixel side by side
-    return network.to(memory_format=torch.channels_last) if images.device.type == "cpu" else network
+    if images.device.type == "cpu" and around.channels_last:
+        return network.to(memory_format=torch.channels_last)
+    return network
 
 
 class Trainee:

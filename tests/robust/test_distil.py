@@ -11,7 +11,7 @@ from distillery.data.augment import DSA
 from distillery.data.normalise import Normalisation
 from distillery.errors import Cancelled, ConfigError, TrainingError
 from robust.constraints import ConstraintWeights
-from robust.distil import Budget, distil, siamese
+from robust.distil import Budget, augmented, distil, siamese_draws
 from robust.matching_types import Batch, Method, NetworkPlan, WeightedConstraint
 from robust.methods import METHODS, method_for, robust_variant, with_constraints
 from robust.networks import Surroundings, build
@@ -73,6 +73,18 @@ def test_matching_brings_class_means_nearer() -> None:
     )  # fmt: skip
     _, done = _run(method, iterations=30)
     assert done.losses[-1] < 0.5 * done.losses[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_real_images_that_are_held_are_looked_at_once(precision, monkeypatch) -> None:
+    draws = []
+    monkeypatch.setattr(
+        RealImages, "draw", lambda self, *_: draws.append(1) or (self.images, self.labels)
+    )
+    method = replace(_short(method_for("idm", 10)), hold=3, precision=precision, learning_rate=0.01)
+    _, done = _run(method, iterations=7)
+    assert len(draws) == 3
+    assert done.losses[2] < done.losses[0]  # the same question, nearer to its answer
 
 
 @pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc"])
@@ -139,10 +151,11 @@ def test_a_budget_of_seconds_ends_the_run_by_its_own_clock() -> None:
 def test_siamese_augmentation_is_the_same_for_both_sides_and_another_for_each_class() -> None:
     image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     batch = Batch(image.expand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]))
-    real, synthetic = siamese(batch, batch, DSA, 3, 0.0)
-    assert torch.equal(real.images, synthetic.images)
-    assert torch.equal(real.images[0], real.images[1])
-    assert not torch.allclose(real.images[0], real.images[2])
+    draws = siamese_draws([0, 1], DSA, 3)
+    images = augmented(batch, draws, DSA, _around()).images
+    assert torch.equal(images, augmented(batch, draws, DSA, _around()).images)
+    assert torch.equal(images[0], images[1])
+    assert not torch.allclose(images[0], images[2])
 
 
 def test_dc_says_where_it_has_no_loops() -> None:
