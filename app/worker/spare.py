@@ -18,6 +18,7 @@ from typing import Any
 
 from app.worker.tasks import StageTask
 from app.worker.wire import task_to_dict
+from generator.stage_names import STAGE_NAMES
 
 LEASE_S = 0.5
 SPARE_DELAY_S = 3.0
@@ -142,10 +143,7 @@ class Children:
     def prepare(self) -> None:
         """Start a child ahead, unless there is one."""
         with self._lock:
-            spare = self._spare
-            if spare is not None and spare.done() and not _lives(spare):
-                spare = None
-            if spare is None and not self._is_closed:
+            if not self._is_closed and not (self._spare is not None and _lives(self._spare)):
                 self._spare = self._starter.submit(self._start)
 
     def take(self, task: StageTask) -> Child:
@@ -156,22 +154,23 @@ class Children:
             if resting.is_alive and resting.job_id == task.job_id and task.device == "cpu":
                 return resting
             resting.close()
-        self.prepare()
-        with self._lock:
+        with self._lock:  # several parts of a stage may ask at once
+            if self._is_closed:
+                raise RuntimeError("no child can be started: the worker is closing")
             spare, self._spare = self._spare, None
-            if not self._is_closed:
-                self._timer = threading.Timer(self._delay_s, self.prepare)
-                self._timer.daemon = True
-                self._timer.start()
-        if spare is None:
-            raise RuntimeError("no child can be started: the worker is closing")
+            if spare is None or not _lives(spare):
+                spare = self._starter.submit(self._start)
+            self._timer = threading.Timer(self._delay_s, self.prepare)
+            self._timer.daemon = True
+            self._timer.start()
         return spare.result()
 
     def give_back(self, child: Child, task: StageTask) -> None:
         """Let a child that has finished a task rest for the next stage of its job."""
         child.release()
         with self._lock:
-            is_kept = task.device == "cpu" and self._resting is None and not self._is_closed
+            is_free = self._resting is None and not self._is_closed
+            is_kept = is_free and task.device == "cpu" and task.stage != STAGE_NAMES[-1]
             if is_kept:
                 self._resting = child
         if not is_kept:
@@ -204,8 +203,8 @@ class Children:
 
 
 def _lives(spare: Future[Child]) -> bool:
-    """Say whether a child that was started ahead is still there."""
-    return spare.exception() is None and spare.result().is_alive
+    """Say whether a child that was started ahead is still there, or about to be."""
+    return not spare.done() or (spare.exception() is None and spare.result().is_alive)
 
 
 def exit_reason(code: int) -> str:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,15 @@ def test_a_child_goes_on_with_the_next_stage_of_its_job_alone(
     assert pid(stage="generate") == first
     assert pid(job_id="job_2") != first and is_gone(first)
     assert pid(job_id="job_2", device="cuda") != pid(job_id="job_2", device="cuda")
+
+
+def test_parts_that_start_at_once_get_a_child_each(children: Children, tmp_path: Path) -> None:
+    children.prepare()
+    tasks = [task_of(tmp_path, ["steps", 10], group=number) for number in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        outs = list(pool.map(lambda task: run(task, FakeHooks(), children), tasks))
+    assert [out.kind for out in outs] == ["done"] * 3
+    assert len({out.facts["pid"] for out in outs}) == 3
 
 
 def test_a_spare_is_ready_before_it_is_needed(tmp_path: Path) -> None:
