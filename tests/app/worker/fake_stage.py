@@ -1,4 +1,4 @@
-"""Stages without work, and a worker process that runs them: `python fake_stage.py DATA URL ID LIMIT`.
+"""Stages without work, and a worker that runs them: `python fake_stage.py DATA URL ID LIMIT`.
 
 A stage writes a line when it begins and one when it ends, holds a file lock meanwhile (two at once
 would show), and takes as long as the file `seconds` in the data folder says.
