@@ -85,6 +85,7 @@ class StageRunner:
             patiently(lambda: change(
                 job_id, expect={"running", "canceling"}, status="succeeded", worker=None,
                 result=outcome["result"], error=None,
+                progress=(job.progress or {}) | {"value": 1.0, "eta_seconds": 0},
             ))  # fmt: skip
             return
         canceled = patiently(
