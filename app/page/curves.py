@@ -1,17 +1,17 @@
 """Loss curves as small SVG drawings, for readers without scripts and until the script takes over.
 
-Long runs are thinned to the extremes of short stretches, so that a spike is never lost.
+The points are those of `GET /jobs/{id}/metrics`, thinned alike.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from app.api.series import series_of
 
 WIDTH, HEIGHT = 320.0, 132.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 8.0, 8.0, 22.0
 MAX_POINTS = 400
-Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,42 +31,20 @@ class Curve:
     """The last value."""
 
 
-def series_of(metrics: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[Point]]:
-    """Return (step, value) points by (phase, name) from the data of metric events, in order."""
-    series: dict[tuple[str, str], list[Point]] = {}
-    for data in metrics:
-        for name, value in (data.get("values") or {}).items():
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                series.setdefault((str(data.get("phase")), name), []).append(
-                    (float(data.get("step") or 0), float(value))
-                )
-    return series
+def draw(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Return the drawings of all curves with at least two points that are not all zero.
 
-
-def draw(series: Mapping[tuple[str, str], Sequence[Point]]) -> list[Curve]:
-    """Return the drawings of all series with at least two points that are not all zero."""
+    Args:
+        metrics: Data of metric events, in order.
+    """
     return [
-        _draw(phase, name, thin(points))
-        for (phase, name), points in series.items()
-        if len(points) >= 2 and any(value for _, value in points)
+        _draw(each["phase"], each["name"], list(zip(each["steps"], each["values"], strict=True)))
+        for each in series_of(metrics, None, MAX_POINTS)
+        if len(each["steps"]) >= 2 and any(each["values"])
     ]
 
 
-def thin(points: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """Return at most `limit` points: of each stretch the lowest and the highest, in order."""
-    if len(points) <= limit:
-        return list(points)
-    kept: list[Point] = []
-    num_stretches = limit // 2
-    for number in range(num_stretches):
-        start = number * len(points) // num_stretches
-        stretch = points[start : (number + 1) * len(points) // num_stretches]
-        ends = {min(stretch, key=lambda p: p[1]), max(stretch, key=lambda p: p[1])}
-        kept += sorted(ends)
-    return kept
-
-
-def _draw(phase: str, name: str, points: Sequence[Point]) -> Curve:
+def _draw(phase: str, name: str, points: Sequence[tuple[float, float]]) -> Curve:
     steps = [step for step, _ in points]
     values = [value for _, value in points]
     low, high = min(values), max(values)

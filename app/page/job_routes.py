@@ -107,7 +107,7 @@ def _job(service: "Service", job: "JobRecord") -> dict[str, Any]:
         "warnings": [str(warning.get("message") or "") for warning in job.warnings],
         "decisions": job.decisions,
         "previews": _previews(previews),
-        "curves": curves.draw(curves.series_of(event.data for event in metrics)),
+        "curves": curves.draw([event.data for event in metrics]),
         "log": [line for line in map(log_line, told) if line][-LOG_LINES:],
         "request_json": _json(public_request(job.request, service.settings)),
         "config_json": _json(public_request(job.config, service.settings)),
@@ -176,12 +176,12 @@ def _result(
         "classes": _class_rows(bundle, result["per_class"], page),
         "page": page,
         "pages": num_pages,
-        "tile": 56,
+        "tile": 72,
         "version": _version(job),
         "loaders": commands.loader_texts(
             str(request.base_url).rstrip("/"), job.id, is_auth_on=service.settings.is_auth_on
         ),
-        "files": lists.bundle_files(folder, f"/jobs/{job.id}/files"),
+        "files": lists.bundle_files(folder, f"/jobs/{job.id}"),
         "digest": (job.result or {}).get("content_digest") or "",
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from app.api.names import mounted
 from app.page import text
@@ -18,11 +19,11 @@ FILES: dict[str, tuple[str, bool]] = {
     "distilled.safetensors": ("the product: images, labels, weights, scores, soft labels", False),
     "data/train-00000-of-00001.parquet": ("the same for Hugging Face datasets", False),
     "report.html": ("the whole report as one page", True),
-    "report.json": ("every figure of it", True),
+    "report.json": ("every figure of it", False),
     "preview.png": ("a picture of the images", True),
-    "README.md": ("dataset card", True),
-    "manifest.json": ("configuration, provenance, classes", True),
-    "SHA256SUMS": ("checksums of all files", True),
+    "README.md": ("dataset card", False),
+    "manifest.json": ("configuration, provenance, classes", False),
+    "SHA256SUMS": ("checksums of all files", False),
 }
 """What each file of a bundle is, and whether a browser shows it."""
 
@@ -132,7 +133,7 @@ def disks(settings: "Settings") -> list[dict[str, Any]]:
     return found
 
 
-def bundle_files(folder: Path, base_url: str) -> list[dict[str, Any]]:
+def bundle_files(folder: Path, job_url: str) -> list[dict[str, Any]]:
     """Return the files of a bundle's folder, the product first, with size and SHA-256."""
     sums = {}
     for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
@@ -145,5 +146,10 @@ def bundle_files(folder: Path, base_url: str) -> list[dict[str, Any]]:
     for name in order:
         about, opens = FILES.get(name, ("", False))
         rows.append({"name": name, "size": names[name].stat().st_size, "sha256": sums.get(name),
-                     "about": about, "opens": opens, "url": f"{base_url}/{name}"})  # fmt: skip
+                     "about": about, "opens": opens, "url": _address(job_url, name)})  # fmt: skip
     return rows
+
+
+def _address(job_url: str, name: str) -> str:
+    """Return where a file is; the report as a page has a place of its own."""
+    return f"{job_url}/report" if name == "report.html" else f"{job_url}/files/{quote(name)}"

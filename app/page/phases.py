@@ -51,6 +51,11 @@ def title_of(name: str | None) -> str:
     return PHASES.get(name, (name.replace("_", " ").capitalize(), ""))[0]
 
 
+def purpose_of(name: str) -> str:
+    """Return what happens in a phase, nothing for a name that is not known."""
+    return PHASES.get(name, ("", ""))[1]
+
+
 def steps(phases: Sequence[Mapping[str, Any]], status: str, phase: str | None) -> list[Step]:
     """Return every phase of a job in order, with how it stands.
 
@@ -69,11 +74,12 @@ def _step(name: str, row: Mapping[str, Any], status: str, phase: str | None) -> 
     state = row.get("status") or "pending"
     if state == "pending" and name == phase and status in ("running", "canceling"):
         state = "running"
-    title, purpose = PHASES.get(name, (title_of(name), ""))
+    if state == "running" and status in ("failed", "canceled"):
+        state = status  # what ended the job ended its phase
     return Step(
         name=name,
-        title=title,
-        purpose=purpose,
+        title=title_of(name),
+        purpose=purpose_of(name),
         status=state,
         word=WORDS.get(state, state),
         seconds=row.get("seconds"),

@@ -99,12 +99,13 @@ def image_facts(bundle: Bundle, index: int) -> list[tuple[str, str]]:
 
 
 def _teacher(bundle: Bundle, index: int) -> str:
-    """Return the teacher's first two classes with their probabilities."""
+    """Return the teacher's first class, and a likely second, with their probabilities."""
     logits = np.asarray(bundle.tensors["teacher_logits"][index], np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
-    best = np.argsort(-shares)[:2]
-    return ", ".join(f"{bundle.classes[label]} {100 * shares[label]:.0f} %" for label in best)
+    first, *others = np.argsort(-shares)[:2]
+    seen = [first, *(label for label in others if shares[label] >= 0.01)]
+    return ", ".join(f"{bundle.classes[label]} ({100 * shares[label]:.0f} %)" for label in seen)
 
 
 def _picture(image: np.ndarray, largest: int) -> Image.Image:

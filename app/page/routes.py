@@ -4,6 +4,7 @@ Who may see them is decided before a request comes here; the pages read from the
 change nothing: buttons and forms use the API.
 """
 
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.api.names import public_request
 from app.jobs.rows import now
 from app.page import commands, form, lists, text
 from app.page.job_routes import job_router, request_body
+from app.page.phases import PHASES
 from app.page.templates import render
 from app.page.view import ACTIVE, JobView, job_view, title_text
 
@@ -153,6 +155,7 @@ def _new(service: "Service", request: Request) -> dict[str, Any]:
         "fields": filled.fields,
         "datasets": datasets,
         "models": lists.models(),
+        "titles": json.dumps({name: title for name, (title, _) in PHASES.items()}),
         "same": commands.same_texts(
             base_url(request), body, is_auth_on=service.settings.is_auth_on
         ),
@@ -178,6 +181,7 @@ def _system(service: "Service") -> dict[str, Any]:
         "workers": _workers(service),
         "counts": list(service.store.counts().items()),
         "disks": disks,
+        "is_auth_on": settings.is_auth_on,
         "is_low": any(disk["free"] < settings.disk_floor_bytes for disk in disks),
         "floor": settings.disk_floor_bytes,
         "facts": facts,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.api.names import public_name
 from app.page import text
-from app.page.phases import Step, steps, title_of
+from app.page.phases import Step, purpose_of, steps, title_of
 
 if TYPE_CHECKING:
     from app.jobs.records import JobRecord, Status
@@ -100,7 +100,7 @@ def job_view(
         share=share,
         percent=round(100 * share) if share < 0.995 or share == 1.0 else 99,
         phase=title_of(phase) if job.status in ("running", "canceling") else "",
-        message=progress.get("message") or "",
+        message=_message(phase, progress),
         left=text.remaining(progress.get("eta_seconds")) if job.status == "running" else "",
         queue=queue_text(queue_position) if job.status == "queued" else "",
         created_at=job.created_at,
@@ -128,6 +128,13 @@ def _facts(job: "JobRecord", settings: "Settings") -> tuple[str, ...]:
     if job.attempt > 1:
         facts.append(f"attempt {job.attempt}")
     return tuple(facts)
+
+
+def _message(phase: str | None, progress: Mapping[str, Any]) -> str:
+    """Return what is being done; a phase that has not reported yet says what it is for."""
+    if phase and progress.get("phase") != phase:
+        return purpose_of(phase)
+    return progress.get("message") or ""
 
 
 def queue_text(position: int | None) -> str:

@@ -1,10 +1,11 @@
 // The form of a new job: every change is kept in the address, shown as commands, and estimated.
-import { ask, duration, find, findAll, make, newKey, size, toast } from "./core.js";
+import { ask, find, findAll, make, newKey, size, toast } from "./core.js";
 import { commandsOf } from "./commands.js";
 import { addUpload } from "./upload.js";
 
 const form = find("#new");
-const WAIT_MS = 500;
+const WAIT_MS = 700;
+const titles = JSON.parse(find("#estimate").dataset.titles);
 const hasKey = find("#same code").textContent.includes("DISTILLERY_API_KEY");
 
 // --- from the fields to the body of the request
@@ -101,13 +102,15 @@ function askLicence(text) {
 let asked = null;
 let timer = 0;
 
+const rough = (seconds) => (seconds < 60 ? `${Math.max(Math.round(seconds), 1)} s` : seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
+
 function showEstimate(estimate) {
   const { seconds, stages = [], memory = {}, disk = {}, download_bytes: download, licence, warnings = [], decisions = [], dataset: facts = {} } = estimate;
   const longest = Math.max(...stages.map((stage) => stage.seconds), 0.001);
   const bars = stages.filter((stage) => stage.seconds > 0).map((stage) => {
     const bar = make("progress", { max: longest, value: stage.seconds });
     bar.setAttribute("aria-hidden", "true");
-    return make("li", { title: stage.basis || "" }, make("span", {}, stage.name), bar, make("span", { class: "n" }, duration(stage.seconds)));
+    return make("li", { title: stage.basis || "" }, make("span", {}, titles[stage.name] || stage.name), bar, make("span", { class: "n" }, rough(stage.seconds)));
   });
   const rows = [];
   if (facts.images) rows.push(["data", `${facts.images.toLocaleString()} images, ${facts.classes} classes`]);
@@ -117,9 +120,9 @@ function showEstimate(estimate) {
   for (const { what, choice, reason } of decisions) rows.push([what, choice, reason]);
   const list = make("dl", { class: "facts small" });
   for (const [name, value, reason] of rows) list.append(make("dt", {}, name), make("dd", { title: reason || "" }, make("bdi", {}, value)));
-  const range = seconds.low === seconds.high ? "" : `${duration(seconds.low)} to ${duration(seconds.high)}`;
+  const range = seconds.low === seconds.high ? "" : `${rough(seconds.low)} to ${rough(seconds.high)}`;
   find("#estimate-body").replaceChildren(
-    make("p", { class: "estimate-time" }, `about ${duration(seconds.expected)}`),
+    make("p", { class: "estimate-time" }, `about ${rough(seconds.expected)}`),
     make("p", { class: "muted small" }, [range, estimate.device && `on ${estimate.device === "cpu" ? "the CPU" : estimate.device}`].filter(Boolean).join(", ")),
     make("ul", { class: "estimate-bars" }, ...bars),
     ...warnings.map((text) => make("p", { class: "notice flat small" }, make("bdi", {}, text))),
@@ -133,9 +136,11 @@ async function estimate() {
   asked = mine;
   const wait = find("#estimate-wait");
   wait.hidden = false;
+  const body = find("#estimate-body");
+  body.classList.add("old"); // what stands there is of an earlier request
+  if (!find(".estimate-time", body)) body.replaceChildren(make("p", { class: "muted" }, "Looking at the images and timing small networks."));
   try {
-    const { body } = read();
-    const found = await ask("POST", "/estimates", { body, signal: mine.signal });
+    const found = await ask("POST", "/estimates", { body: read().body, signal: mine.signal });
     if (asked !== mine) return;
     showErrors(null);
     showEstimate(found);
@@ -144,7 +149,10 @@ async function estimate() {
     find("#estimate-body").replaceChildren(make("p", { class: "muted" }, "No estimate yet: the request needs attention."));
     showErrors(error.errors ? error : { message: error.message, errors: [] });
   } finally {
-    if (asked === mine) wait.hidden = true;
+    if (asked === mine) {
+      wait.hidden = true;
+      find("#estimate-body").classList.remove("old");
+    }
   }
 }
 

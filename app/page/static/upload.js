@@ -4,13 +4,15 @@ import { find, make, size, toast } from "./core.js";
 /** `my photos.tar.gz` becomes `my-photos`. */
 const nameOf = (file) => file.name.replace(/\.(zip|tar|tgz|tar\.gz|parquet)$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 63) || "dataset";
 
+/** The service goes by the media type; where there is none, by the first bytes. */
+const TYPES = [[/\.zip$/i, "application/zip"], [/\.tar$/i, "application/x-tar"], [/\.t?gz$/i, "application/gzip"], [/\.parquet$/i, "application/vnd.apache.parquet"]];
+const typeOf = (file) => TYPES.find(([suffix]) => suffix.test(file.name))?.[1] || "application/octet-stream";
+
 function send(file, name, onProgress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch tells nothing of what has been sent
-    const body = new FormData();
-    body.append("name", name);
-    body.append("file", file);
-    request.open("POST", "/datasets");
+    request.open("POST", `/datasets?name=${encodeURIComponent(name)}`);
+    request.setRequestHeader("Content-Type", typeOf(file));
     request.setRequestHeader("Accept", "application/json");
     request.upload.addEventListener("progress", (event) => event.lengthComputable && onProgress(event.loaded / event.total));
     request.addEventListener("load", () => {
@@ -24,7 +26,7 @@ function send(file, name, onProgress) {
       else reject(new Error(content?.detail || `the service answered ${request.status}`));
     });
     request.addEventListener("error", () => reject(new Error("the upload was cut off: try again")));
-    request.send(body);
+    request.send(file);
   });
 }
 
