@@ -136,7 +136,8 @@ class Guard:
                 secret = secret.strip()
                 key_id = self.auth.cached_key(secret)
                 if key_id is None:
-                    self._check_failures(exchange)
+                    if not self.auth.was_good(secret):
+                        self._check_failures(exchange)
                     key_id = await run_in_threadpool(self.auth.check_key, secret)
             if key_id is None:
                 self.failures.wait_s(exchange.client)

@@ -45,12 +45,20 @@ def files(api: ApiDep, job_id: JobId) -> Response:
     return answer(list_json(data))
 
 
-@router.api_route(
-    "/files/{path:path}", methods=["GET", "HEAD"], summary="Download a file", name="file",
-    **documented(
-        {200: ("*/*", "The file."), 206: ("*/*", "A part of it.")}, 304, 404, 416, 422, headers=HEADERS
-    ),
+FILE_DOCUMENT = documented(
+    {200: ("*/*", "The file."), 206: ("*/*", "A part of it.")}, 304, 404, 416, 422, headers=HEADERS
+)
+BUNDLE_DOCUMENT = documented(
+    {
+        200: ("application/octet-stream", "`distilled.safetensors`."),
+        206: ("application/octet-stream", "A part of it."),
+    },
+    304, 404, 409, 416, 422, headers=HEADERS,
 )  # fmt: skip
+
+
+@router.head("/files/{path:path}", summary="Ask about a file", **FILE_DOCUMENT)
+@router.get("/files/{path:path}", summary="Download a file", **FILE_DOCUMENT)
 def one_file(
     request: Request, api: ApiDep, job_id: JobId, path: Annotated[str, Path(max_length=500)],
     range_: Range = None, if_range: IfRange = None, if_none_match: IfNoneMatch = None,
@@ -60,14 +68,8 @@ def one_file(
     return _send(request, api, job_id, path)
 
 
-@router.api_route(
-    "/bundle", methods=["GET", "HEAD"], summary="Download the distilled dataset",
-    **documented(
-        {200: ("application/octet-stream", "`distilled.safetensors`."),
-         206: ("application/octet-stream", "A part of it.")},
-        304, 404, 409, 416, 422, headers=HEADERS,
-    ),
-)  # fmt: skip
+@router.head("/bundle", summary="Ask about the distilled dataset", **BUNDLE_DOCUMENT)
+@router.get("/bundle", summary="Download the distilled dataset", **BUNDLE_DOCUMENT)
 def bundle(
     request: Request, api: ApiDep, job_id: JobId,
     range_: Range = None, if_range: IfRange = None, if_none_match: IfNoneMatch = None,
