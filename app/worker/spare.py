@@ -208,10 +208,10 @@ def _lives(spare: Future[Child]) -> bool:
 
 
 def exit_reason(code: int) -> str:
-    """Return an exit code in words."""
+    """Return in words how a process ended."""
     if code < 0:
         try:
-            return f"killed by {signal.Signals(-code).name}"
+            return f"was killed by {signal.Signals(-code).name}"
         except ValueError:
-            return f"killed by signal {-code}"
+            return f"was killed by signal {-code}"
     return f"ended with exit code {code}"

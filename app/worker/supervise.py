@@ -75,6 +75,7 @@ class _Run:
         self._log_start = _size(task.folder / LOG_FILE)
         self._work: Path | None = None
         self._marks = marks_of(None)
+        self._has_started = False
         self._stopping: Literal["canceled", "lost"] | None = None
         self._kill_at = self._ask_at = 0.0
 
@@ -104,6 +105,7 @@ class _Run:
             newest = [value for kind, value in lines if kind == "progress"]
             for report in newest[-1:]:  # a slow hook must not make us lag behind
                 self._hooks.on_progress(self._progress.update(report))
+            self._has_started = self._has_started or bool(lines)
             for kind, value in lines:
                 if kind in ("done", "error", "canceled"):
                     return kind, value
@@ -152,27 +154,28 @@ class _Run:
     def _died(self, code: int) -> StageOutcome | None:
         """Count a death that nobody asked for."""
         reason = exit_reason(code)
-        log.warning("job %s: the process of %s was %s", self._task.job_id, self._key, reason)
+        log.warning("job %s: the process of %s %s", self._task.job_id, self._key, reason)
         if code in (EXIT_ORPHAN, EXIT_SILENCE):  # we ourselves stood still: not the stage's fault
             return None
         now = marks_of(self._work)
         got_somewhere = any(self._marks.get(path) != mark for path, mark in now.items())
         deaths = count_death(self._task.folder, self._key, reason, got_somewhere=got_somewhere)
         if deaths < MAX_DEATHS:
-            self._hooks.on_event(
-                "log",
-                {
-                    "level": "warning",
-                    "message": f"the process of {self._task.stage} was {reason}; it goes on from "
-                    "its last checkpoint",
-                },
+            message = (
+                f"the process of {self._task.stage} {reason}; it goes on from its last checkpoint"
             )
+            self._hooks.on_event("log", {"level": "warning", "message": message})
             return None
         forget(self._task.folder, self._key)
         message = (
             f"the process of {self._task.stage} died {deaths} times in a row without a new "
-            f"checkpoint; the last was {reason}"
+            f"checkpoint; the last {reason}"
         )
+        if not self._has_started:
+            message = (
+                f"no process for {self._task.stage} could be started, {deaths} times in a row; the "
+                f"last {reason}, and the worker's own log says why"
+            )
         return StageOutcome(
             kind="failed",
             error=describe(

@@ -153,6 +153,15 @@ def test_three_deaths_in_a_row_fail_the_stage(children: Children, tmp_path: Path
     assert read_json(tmp_path / "job" / "attempts.json") == {}  # a retry begins at none
 
 
+def test_children_that_cannot_start_fail_the_stage_and_say_where_to_look(tmp_path: Path) -> None:
+    with Children({}, command=(sys.executable, "-c", "raise SystemExit(7)")) as children:
+        out = run(task_of(tmp_path), FakeHooks(), children)
+    assert out.error is not None and out.error["message"] == (
+        "no process for finetune could be started, 3 times in a row; the last ended with exit code "
+        "7, and the worker's own log says why"
+    )
+
+
 def test_a_death_after_a_new_checkpoint_is_not_counted(children: Children, tmp_path: Path) -> None:
     """It dies for ever, but each time one checkpoint further on: the stage goes on."""
     hooks = FakeHooks(stop=lambda hooks: len(hooks.events) >= 5)
