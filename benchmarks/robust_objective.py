@@ -65,9 +65,11 @@ def regime_of(dataset: str, images_per_class: int) -> Regime:
     return Regime(
         **shared, size=32, channels=3, train_per_class=1000, validation_fraction=1 / 5,
         network=network,
-        proxy=StudentConfig(num_steps=60, learning_rate=3e-3, augmentation="dsa"),
-        refine=RefineConfig(num_steps=64, steps_per_proxy=8, **rates),
-        student=StudentConfig(network=network, num_steps=300, augmentation="dsa"), num_students=2,
+        proxy=StudentConfig(
+            num_steps=40, batch_size=256, learning_rate=3e-3, augmentation="dsa"
+        ),
+        refine=RefineConfig(num_steps=60, steps_per_proxy=10, **rates),
+        student=StudentConfig(network=network, num_steps=200, augmentation="dsa"), num_students=2,
     )  # fmt: skip
 
 
@@ -79,23 +81,25 @@ def settings_of(images_per_class: int) -> list[Setting]:
         own = GroupRobust(**robust)
         return Setting(name=name, groups=groups, num_clusters=num_clusters, robust=own)
 
+    running = {"memory": 0.9, "min_cluster_size": 1}  # the worst cluster so far, not of the batch
+    worst = {"tail_fraction": 1.0, "mean_weight": 0.0}  # group DRO: no tail inside a cluster
     return [
         one("class 5, tail .8 (default)", "class", 5),
         one("class 5, tail .3", "class", 5, tail_fraction=0.3),
-        one("class 5, tail .3, mean only", "class", 5, tail_fraction=0.3, max_weight=0),
-        one("class 5, max x 3", "class", 5, max_weight=3),
+        one("class 5, tail .8, every 3", "class", 5, every=3),
         one("class 5, max over all", "class", 5, max_over="all"),
         one("class 5, lower tail", "class", 5, tail="lower"),
         one("class 2, tail .8", "class", 2),
         one("class 10, tail .8", "class", 10),
-        one("class 1, tail .3", "class", 1, tail_fraction=0.3, max_weight=0),
-        one("class 5, tail .3, every 3", "class", 5, tail_fraction=0.3, every=3),
-        one("pooled 10, worst group", "pooled", 10, tail_fraction=1.0, mean_weight=0),
+        one("class 5, running worst", "class", 5, **running),
+        one("class 5, running worst only", "class", 5, **running, **worst),
+        one("moving, tail .8 (published)", "moving", moving),
+        one("moving, running worst", "moving", moving, **running),
+        one("pooled 10, worst only", "pooled", 10, **worst),
         one("pooled 10, tail .8", "pooled", 10),
         one("pooled 10, tail .3, max x 3", "pooled", 10, tail_fraction=0.3, max_weight=3),
-        one("moving, tail .8", "moving", moving),
-        one("moving, tail .3", "moving", moving, tail_fraction=0.3),
-        one("moving, tail .8, every 3", "moving", moving, every=3),
+        one("pooled 10, running worst only", "pooled", 10, **running, **worst),
+        one("pooled 5, worst only", "pooled", 5, **worst),
     ]
 
 

@@ -29,6 +29,8 @@ def group_robust_loss(
     max_over: MaxOver = "class",
     loss_weight: float = 1.0,
     tail: Tail = "upper",
+    running: Tensor | None = None,
+    memory: float = 0.9,
 ) -> Tensor:
     """Return mean loss + `mean_weight` x mean CVaR + `max_weight` x max CVaR of the clusters.
 
@@ -44,6 +46,10 @@ def group_robust_loss(
             `all`: the worst of all clusters.
         loss_weight: Weight of the mean loss itself.
         tail: See `robust.cvar`.
+        running: CVaR of each cluster over the steps so far, (K * J,), NaN where it was never seen;
+            updated in place. The worst cluster is then chosen by it, not by the few samples that a
+            batch holds of each. None: by the batch alone.
+        memory: Share of the past in `running`.
 
     Returns:
         Scalar loss.
@@ -54,14 +60,24 @@ def group_robust_loss(
     )
     filled = sizes > 0
     mean = values.sum() / filled.sum()  # empty clusters hold zero
-    grid = values.masked_fill(~filled, -torch.inf).reshape(num_classes, clusters_per_class)
-    worst = grid.amax(1)  # (K,)
+    ranking = values.detach() if running is None else _remember(running, values, filled, memory)
+    grid = ranking.masked_fill(~filled, -torch.inf).reshape(num_classes, clusters_per_class)
+    first = torch.arange(num_classes, device=losses.device) * clusters_per_class
+    worst = values[first + grid.argmax(1)]  # (K,)
     present = filled.reshape(num_classes, clusters_per_class).any(1)
     if max_over == "class":
         maximum = torch.where(present, worst, 0).sum() / present.sum()
     else:
-        maximum = worst.amax()
+        maximum = values[grid.argmax()]
     return loss_weight * losses.mean() + mean_weight * mean + max_weight * maximum
+
+
+def _remember(running: Tensor, values: Tensor, filled: Tensor, memory: float) -> Tensor:
+    """Move the running CVaR of the clusters that this batch holds, in place, and return it."""
+    present = values.detach()
+    mixed = torch.where(running.isnan(), present, memory * running + (1 - memory) * present)
+    running.copy_(torch.where(filled, mixed, running))
+    return running
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +98,8 @@ class GroupRobust:
     """The worst cluster of each class, averaged over classes, or the worst of all."""
     min_cluster_size: int = 4
     """Smaller clusters of a batch are merged; 1 merges none."""
+    memory: float = 0.0
+    """Share of the past in the running CVaR by which the worst cluster is chosen; 0: the batch."""
     samples_per_class: int | None = None
     """Real samples of each class that a batch must have; None: any batch."""
     every: int = 1
@@ -92,13 +110,27 @@ class GroupRobust:
         check_tail_fraction(self.tail_fraction)
         if min(self.loss_weight, self.mean_weight, self.max_weight) < 0 or self.every < 1:
             raise ValueError(f"weights must be 0 or more and every 1 or more, got {self}")
+        if not 0 <= self.memory < 1:
+            raise ValueError(f"memory must be in [0, 1), got {self.memory}")
         if self.max_over not in ("class", "all"):
             raise ValueError(f"max_over must be class or all, got {self.max_over!r}")
 
+    def start(self, num_clusters: int, like: Tensor) -> Tensor | None:
+        """Return the running CVaR of clusters that nothing was seen of, None without memory."""
+        return torch.full((num_clusters,), torch.nan).to(like.device) if self.memory else None
+
     def __call__(
-        self, losses: Tensor, cluster_ids: Tensor, *, num_classes: int, clusters_per_class: int
+        self,
+        losses: Tensor,
+        cluster_ids: Tensor,
+        *,
+        num_classes: int,
+        clusters_per_class: int,
+        running: Tensor | None = None,
     ) -> Tensor:
         """Return the objective of a batch's losses (N,), small clusters merged.
+
+        `running` is what `start` returned when training began; it is updated in place.
 
         Raises:
             ValueError: If the batch has fewer than `samples_per_class` samples a class on average.
@@ -115,7 +147,8 @@ class GroupRobust:
         return group_robust_loss(
             losses, merged, **sizes, tail_fraction=self.tail_fraction, tail=self.tail,
             loss_weight=self.loss_weight, mean_weight=self.mean_weight,
-            max_weight=self.max_weight, max_over=self.max_over,
+            max_weight=self.max_weight, max_over=self.max_over, running=running,
+            memory=self.memory,
         )  # fmt: skip
 
 

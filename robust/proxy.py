@@ -57,6 +57,7 @@ def group_objective(
         robust: Settings of the objective.
     """
     steps = count()
+    running = robust.start(num_classes * clusters_per_class, labels)
 
     def objective(logits: Tensor, indices: Tensor) -> Tensor:
         if next(steps) % robust.every:
@@ -64,7 +65,7 @@ def group_objective(
         losses = F.cross_entropy(logits, labels[indices], reduction="none")
         return robust(
             losses, cluster_ids[indices],
-            num_classes=num_classes, clusters_per_class=clusters_per_class,
+            num_classes=num_classes, clusters_per_class=clusters_per_class, running=running,
         )  # fmt: skip
 
     return objective
@@ -95,6 +96,7 @@ def moving_objective(
         generator: Of that draw.
     """
     images, classes = synthetic
+    running = robust.start(num_classes * clusters_per_class, labels)
     chosen = choose_centres(classes, clusters_per_class, generator)
     seen: dict[str, Tensor] = {}
     network.head.register_forward_pre_hook(
@@ -114,7 +116,7 @@ def moving_objective(
         )  # fmt: skip
         return robust(
             F.cross_entropy(logits, own, reduction="none"), ids,
-            num_classes=num_classes, clusters_per_class=clusters_per_class,
+            num_classes=num_classes, clusters_per_class=clusters_per_class, running=running,
         )  # fmt: skip
 
     return objective

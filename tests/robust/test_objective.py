@@ -76,11 +76,43 @@ def test_the_reference_preset_takes_the_worst_of_all_clusters_of_a_full_batch() 
         reference(LOSSES, IDS, **SIZES)
 
 
+def test_the_worst_cluster_is_the_worst_so_far_not_that_of_the_batch() -> None:
+    """Cluster 0 was bad for long; in this batch cluster 1 is a little worse."""
+    running = torch.tensor([9.0, 1.0, torch.nan, torch.nan])
+    losses = torch.tensor([2.0, 3.0, 5.0]).requires_grad_()
+    settings = {"tail_fraction": 1.0, "mean_weight": 0.0, "loss_weight": 0.0, "memory": 0.5}
+    value = group_robust_loss(losses, torch.tensor([0, 1, 2]), **SIZES, **settings, running=running)
+    torch.testing.assert_close(value, torch.tensor((2.0 + 5.0) / 2))
+    torch.testing.assert_close(running[:3], torch.tensor([5.5, 2.0, 5.0]))
+    assert running[3].isnan() and not running.requires_grad
+    value.backward()
+    assert losses.grad is not None
+    torch.testing.assert_close(losses.grad, torch.tensor([0.5, 0.0, 0.5]))
+    # the worst so far is not in the next batch: the worst of those that are takes its place
+    next_value = group_robust_loss(
+        torch.tensor([7.0]), torch.tensor([1]), **SIZES, **settings, running=running
+    )
+    assert next_value == 7 and running[0] == 5.5
+
+
+def test_without_memory_nothing_is_kept() -> None:
+    assert GroupRobust().start(4, LOSSES) is None
+    started = GroupRobust(memory=0.9).start(4, LOSSES)
+    assert started is not None and started.isnan().all() and len(started) == 4
+
+
 @pytest.mark.parametrize(
-    "settings", [{"tail_fraction": 0.0}, {"max_weight": -1.0}, {"every": 0}, {"max_over": "group"}]
+    "settings",
+    [
+        {"tail_fraction": 0.0},
+        {"memory": 1.0},
+        {"max_weight": -1.0},
+        {"every": 0},
+        {"max_over": "group"},
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict) -> None:
-    with pytest.raises(ValueError, match="tail_fraction must|weights must|max_over must"):
+    with pytest.raises(ValueError, match="tail_fraction must|weights must|max_over must|memory"):
         GroupRobust(**settings)
 
 

@@ -77,6 +77,20 @@ def test_the_robust_terms_take_part_in_one_of_a_few_steps() -> None:
     assert values[0] == values[3] > plain + 1
 
 
+def test_a_memory_of_the_clusters_lasts_one_training() -> None:
+    labels, clusters = torch.zeros(4).long(), torch.tensor([0, 0, 1, 1])
+    bad_first, bad_second = torch.zeros(4, 2), torch.zeros(4, 2)
+    bad_first[:2, 1], bad_second[2:, 1] = 9.0, 5.0
+    robust = GroupRobust(memory=0.9, min_cluster_size=1, mean_weight=0, loss_weight=0)
+
+    def values() -> list[float]:
+        objective = group_objective(labels, clusters, **SIZES, robust=robust)
+        return [float(objective(one, torch.arange(4))) for one in (bad_first, bad_second)]
+
+    # in the second batch the first cluster is fine, but it was far worse so far
+    assert values() == pytest.approx([9.0, 0.693], abs=1e-3) == values()
+
+
 def test_moving_clusters_form_in_the_features_of_the_network_at_that_step() -> None:
     network = build_classifier("convnet-d1-w8", 1, 8, 2, seed=0)
     generator = torch.Generator().manual_seed(0)
