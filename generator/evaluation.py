@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from distillery.data.config import DataConfig
 from distillery.data.dataset import Dataset
 from distillery.data.normalise import measure_normalisation
-from distillery.errors import ConfigError, JobError
+from distillery.errors import ConfigError, DataError, JobError
 from distillery.evaluation.inputs import Inputs, Split, Target, Work
 from distillery.evaluation.protocol_run import run_protocol
 from distillery.evaluation.protocols import Case, Protocol
@@ -160,7 +160,11 @@ def evaluate(
         test=_split(dataset, "test", setting), train=train,
         target=_target(request, dataset, setting, cache, on_progress),
     )  # fmt: skip
-    folder = cache / "evaluations" / _key(distilled, dataset, request, threads, device)[:16]
+    folder = (
+        cache
+        / "evaluations"
+        / _key(distilled, dataset, inputs.target, request, threads, device)[:16]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     workers = 1 if device == "cuda" else max(1, machine.num_cores // threads)
     work = Work(
@@ -207,15 +211,23 @@ def _target(
         return None
     data = DataConfig(dataset=request.target, allow_download=request.allow_download)
     other = _prepared(data, setting, cache, on_progress)
+    known = sorted(set(other.class_names) & set(dataset.class_names))
+    if known and request.protocol.task == "retrieval":
+        raise DataError(
+            f"retrieval needs classes that no student has seen, but both datasets have {known[0]!r}"
+            ": name a --target of other classes"
+        )
     return Target(
-        name=public_name(request.target), train=_split(other, "train", setting),
-        test=_split(other, "test", setting), num_classes=len(other.class_names),
+        name=public_name(request.target), fingerprint=other.fingerprint,
+        train=_split(other, "train", setting), test=_split(other, "test", setting),
+        num_classes=len(other.class_names),
     )  # fmt: skip
 
 
 def _key(
-    distilled: DistilledSet, dataset: Dataset, request: Request, threads: int, device: str
-) -> str:
+    distilled: DistilledSet, dataset: Dataset, target: Target | None, request: Request,
+    threads: int, device: str,
+) -> str:  # fmt: skip
     """Return what the figures of a student depend on; networks and repeats may grow."""
     overrides = request.overrides
     return digest_json(
@@ -223,9 +235,9 @@ def _key(
             "version": VERSION, "set": distilled.digest, "classes": list(distilled.classes),
             "dataset": dataset.fingerprint, "protocol": request.protocol.name,
             "epochs": overrides.num_epochs, "batch": overrides.batch_size, "flip": request.flip,
-            "target": request.target, "teacher": request.teacher,
-            "teacher_epochs": request.teacher_epochs, "seed": request.seed,
-            "best": request.keep_best, "threads": threads, "device": device,
+            "stages": overrides.num_stages, "target": target and target.fingerprint,
+            "teacher": request.teacher, "teacher_epochs": request.teacher_epochs,
+            "seed": request.seed, "best": request.keep_best, "threads": threads, "device": device,
         }
     )  # fmt: skip
 

@@ -71,6 +71,9 @@ def evaluate_verb(
     target: Annotated[
         str | None, typer.Option(help="Dataset of unseen classes, for retrieval and fine-tuning.")
     ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Steps that bring the classes, for continual. Default: 5.")
+    ] = None,
     flip: Annotated[
         bool | None,
         typer.Option(
@@ -115,7 +118,7 @@ def evaluate_verb(
         find_protocol(protocol or "dc-small")
         overrides = Overrides(
             networks=tuple(network or ()), num_epochs=epochs, num_repeats=repeats,
-            batch_size=batch_size,
+            batch_size=batch_size, num_stages=steps,
         )  # fmt: skip
         _check_out(result)
         start_local()

@@ -23,6 +23,7 @@ class Target:
     """A second dataset, of classes that the students have not seen."""
 
     name: str
+    fingerprint: str
     train: Split
     test: Split
     num_classes: int

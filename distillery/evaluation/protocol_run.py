@@ -4,15 +4,20 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from distillery.errors import ConfigError
+from distillery.evaluation.continual import continual_table
 from distillery.evaluation.inputs import Work
 from distillery.evaluation.setting import describe
 from distillery.evaluation.tables import accuracy_table, ratio_table
+from distillery.evaluation.transfer import fine_tuning_table, retrieval_table
 
 SCHEMA = "distillery-evaluation/1"
 Row = dict[str, Any]
 RUNNERS: Mapping[str, Callable[[Work], list[Row]]] = {
     "accuracy": accuracy_table,
     "ratios": ratio_table,
+    "retrieval": retrieval_table,
+    "fine-tuning": fine_tuning_table,
+    "continual": continual_table,
 }
 """What carries out each kind of task."""
 

@@ -18,6 +18,8 @@ CONVNET = "convnet"
 """Stands for the published ConvNet of width 128, whose depth follows the image size."""
 BUFFER_SIZE = 20
 """Images per class in the buffer of continual learning (IID, section 4.5)."""
+STAGES = (5, 10)
+"""In how many steps classes come there."""
 RATIOS = (1, 10, 50, 100, 200, 400, 600, 800, 1000)
 """Images per class of the table of compression ratios (IID, table 7)."""
 

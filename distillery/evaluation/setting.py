@@ -11,6 +11,7 @@ from distillery.errors import ConfigError
 from distillery.evaluation.protocols import (
     BUFFER_SIZE,
     CONVNET,
+    STAGES,
     Case,
     Protocol,
     Recipe,
@@ -27,6 +28,8 @@ class Overrides:
     num_epochs: int | None = None
     num_repeats: int | None = None
     batch_size: int | None = None
+    num_stages: int | None = None
+    """Of continual learning, in place of 5."""
 
     def __post_init__(self) -> None:
         """Refuse what no student can use."""
@@ -34,10 +37,11 @@ class Overrides:
             check_classifier_name(name)
         if len(set(self.networks)) < len(self.networks):
             raise ConfigError(f"each network can be named once, got {', '.join(self.networks)}")
-        for name in ("num_epochs", "num_repeats", "batch_size"):
+        for name in ("num_epochs", "num_repeats", "batch_size", "num_stages"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"{name.removeprefix('num_')} must be 1 or more, got {value}")
+                text = {"num_stages": "steps"}.get(name, name.removeprefix("num_"))
+                raise ConfigError(f"{text} must be 1 or more, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +56,8 @@ class Setting:
     num_repeats: int
     flip: bool
     """Whether augmentation may mirror images."""
+    num_stages: int
+    """In how many steps continual learning brings the classes."""
     deviations: tuple[str, ...]
     """What differs from the published protocol, a phrase each; empty: nothing."""
 
@@ -94,10 +100,27 @@ def resolve(
             f"{repeats} student{'s' * (repeats > 1)} a network in place of {protocol.num_repeats}"
         )
     changes += _image_deviations(protocol, case, recipes, flip)
+    stages = _stages(protocol, case, overrides)
+    if stages not in STAGES:
+        changes.append(f"classes in {stages} steps, not {' or '.join(map(str, STAGES))}")
     return Setting(
         protocol=protocol, case=case, recipes=recipes, num_repeats=repeats, flip=flip,
-        deviations=tuple(changes),
+        num_stages=stages, deviations=tuple(changes),
     )  # fmt: skip
+
+
+def _stages(protocol: Protocol, case: Case, overrides: Overrides) -> int:
+    """Return in how many steps classes come: what was asked, else 5."""
+    asked = overrides.num_stages
+    if asked is not None and protocol.task != "continual":
+        raise ConfigError(f"{protocol.name} does not bring classes in steps: leave --steps out")
+    stages = asked or STAGES[0]
+    if protocol.task == "continual" and stages > case.num_classes:
+        raise ConfigError(
+            f"{case.num_classes} classes cannot come in {stages} steps: use --steps "
+            f"{case.num_classes} or fewer"
+        )
+    return stages
 
 
 def _fit(
@@ -148,6 +171,7 @@ def describe(setting: Setting) -> dict[str, Any]:
         "deviations": list(setting.deviations),
         "num_repeats": setting.num_repeats,
         "flip": setting.flip,
+        "num_stages": setting.num_stages if protocol.task == "continual" else None,
         "image_size": setting.case.image_size,
         "recipes": {name: asdict(recipe) for name, recipe in setting.recipes.items()},
         "figures": "of the last epoch, on the test split",

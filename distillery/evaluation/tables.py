@@ -89,7 +89,7 @@ def accuracy_table(work: Work) -> list[dict[str, Any]]:
         ]
         for network, image_set in names.items()
     }
-    runs = _run(work, trials)
+    runs = run_rows(work, trials)
     return [_row(network, network, runs[network], is_ours=True) for network in trials]
 
 
@@ -110,7 +110,7 @@ def ratio_table(work: Work) -> list[dict[str, Any]]:
                     student_trial(work, bench, image_set, network, number, name=name)
                     for number in range(work.setting.num_repeats)
                 ]
-    runs = _run(work, trials)
+    runs = run_rows(work, trials)
     rows = []
     for key, figures in runs.items():
         network, name = key.split("/")
@@ -145,7 +145,7 @@ def random_reals(train: tuple[np.ndarray, np.ndarray], count: int, seed: int) ->
     return ImageSet(images[index], labels[index])
 
 
-def _run(work: Work, trials: Mapping[str, list[Trial]]) -> dict[str, list[Figures]]:
+def run_rows(work: Work, trials: Mapping[str, list[Trial]]) -> dict[str, list[Figures]]:
     """Return the figures of all trials, by the row that they belong to."""
     figures = run_trials(
         [trial for group in trials.values() for trial in group], store=work.store,
