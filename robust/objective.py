@@ -133,7 +133,8 @@ class GroupRobust:
         `running` is what `start` returned when training began; it is updated in place.
 
         Raises:
-            ValueError: If the batch has fewer than `samples_per_class` samples a class on average.
+            ValueError: If the batch has fewer than `samples_per_class` samples a class on average,
+                or the objective has a memory and no `running` is given.
         """
         wanted = (self.samples_per_class or 0) * num_classes
         if len(losses) < wanted:
@@ -142,6 +143,8 @@ class GroupRobust:
                 f"class and step, {wanted} in all, got {len(losses)}: enlarge the batch, or take "
                 "the preset default"
             )
+        if self.memory and running is None:
+            raise ValueError("an objective with memory needs what start(...) returned as running")
         sizes = {"num_classes": num_classes, "clusters_per_class": clusters_per_class}
         merged = merge_small(cluster_ids, **sizes, min_size=self.min_cluster_size)
         return group_robust_loss(

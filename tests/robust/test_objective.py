@@ -99,6 +99,8 @@ def test_without_memory_nothing_is_kept() -> None:
     assert GroupRobust().start(4, LOSSES) is None
     started = GroupRobust(memory=0.9).start(4, LOSSES)
     assert started is not None and started.isnan().all() and len(started) == 4
+    with pytest.raises(ValueError, match="with memory needs"):
+        GroupRobust(memory=0.9)(LOSSES, IDS, **SIZES)
 
 
 @pytest.mark.parametrize(
