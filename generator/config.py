@@ -17,7 +17,7 @@ from distillery.data.config import DataConfig
 from distillery.errors import ConfigError
 from distillery.evaluation.config import EvaluateConfig
 from finetune.config import FinetuneConfig, PretrainConfig
-from robust.config import ProxyConfig, RefineConfig, SelectConfig, check_counts
+from robust.config import ProxyConfig, RefineConfig, SelectConfig, check_counts, check_refinement
 
 MAX_IMAGES_PER_CLASS = 1000
 
@@ -129,6 +129,7 @@ class DistillConfig:
             raise ConfigError(f"num_threads (--threads) must be 1 or more, got {self.num_threads}")
         if self.device not in (None, "cpu", "cuda"):
             raise ConfigError(f"device must be cpu or cuda, got {self.device!r}")
+        check_refinement(self.refine, self.images_per_class)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

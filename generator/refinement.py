@@ -23,6 +23,7 @@ from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
+from generator.matching import constraints_of, matched
 from generator.stages.common import Reals, fit_classifier, num_workers
 from robust.clusters import cluster_within_classes
 from robust.proxy import train_proxy
@@ -77,12 +78,18 @@ def refine_images(
             on_progress(Progress("refine", step, total, progress.message, progress.metrics))
 
         attempt_seed = derive_seed(seed, "attempt", attempt)
-        make = proxy_maker(reals, clusters, config, seed=attempt_seed)
-        with Ahead(make, num_proxies, workers=num_workers(config)) as proxies:
-            refined, losses = _attempt(
-                images, labels, reals, proxies, config,
-                seed=attempt_seed, checkpoint=checkpoint(attempt), on_progress=tell,
-            )  # fmt: skip
+        state = checkpoint(attempt)
+        if config.refine.objective != "clusters":
+            refined, losses = matched(
+                images, labels, reals, config, seed=attempt_seed, checkpoint=state, on_progress=tell
+            )
+        else:
+            make = proxy_maker(reals, clusters, config, seed=attempt_seed)
+            with Ahead(make, num_proxies, workers=num_workers(config)) as proxies:
+                refined, losses = _attempt(
+                    images, labels, reals, proxies, config,
+                    seed=attempt_seed, checkpoint=state, on_progress=tell,
+                )  # fmt: skip
         sets.append(refined)
         curves.append(losses)
         scores.append(score(refined, labels))
@@ -136,6 +143,7 @@ def _attempt(
         num_classes=reals.num_classes,
         seed=seed,
         background=reals.normalisation.background(),
+        constraints=constraints_of(reals, config, seed=seed),
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
@@ -178,7 +186,8 @@ def proxy_maker(
 ) -> Callable[[int, threading.Event], Classifier]:
     """Return the function that trains the proxy of a number, until it is told to stop."""
     images, labels = reals.split("train")
-    recipe = replace(config.proxy, num_steps=config.refine.proxy_steps)
+    robust = config.proxy.robust and config.refine.robust
+    recipe = replace(config.proxy, num_steps=config.refine.proxy_steps, robust=robust)
 
     def make(number: int, stop: threading.Event) -> Classifier:
         def on_step(_: int) -> None:

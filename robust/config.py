@@ -6,6 +6,11 @@ from typing import Literal
 from distillery.errors import ConfigError
 from distillery.models.config import check_classifier_name
 
+OBJECTIVES = ("clusters", "dc", "dsa", "dm", "idm", "idc", "dream")
+"""What refinement can match."""
+GRADIENT_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+"""Outer and inner loops of gradient matching (DC, DSA) by images per class."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProxyConfig:
@@ -62,10 +67,20 @@ class SelectConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RefineConfig:
-    """Distribution matching of the chosen images against proxies (Zhao & Bilen 2023, DM)."""
+    """How the chosen images are matched to the real ones (docs/method.md)."""
 
     enabled: bool = True
     """Off: the chosen images are the result."""
+    objective: Literal["clusters", "dc", "dsa", "dm", "idm", "idc", "dream"] = "clusters"
+    """`clusters`: the means of each class and of each cluster around a synthetic image, seen by
+    proxies. The others are published methods (`robust.methods`), with Adam and the steps and rate
+    given here; of packed images they keep the objective, not the packing."""
+    robust: bool = True
+    """Networks trained on real images have the group-robust objective; off: cross-entropy."""
+    centralisation_weight: float = 0.0
+    """Of IID's class centralisation beside any objective; published with DM: 0.05."""
+    covariance_weight: float = 0.0
+    """Of IID's covariance matching beside any objective; published with DM: 0.01."""
     num_steps: int = 120
     """Adam steps on the images."""
     learning_rate: float = 0.1
@@ -91,6 +106,26 @@ class RefineConfig:
         check_counts("refine", self, *names, "classes_per_step", "num_attempts", "num_students")
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"refine.learning_rate must be above 0, got {self.learning_rate}")
+        if self.objective not in OBJECTIVES:
+            choices = ", ".join(OBJECTIVES)
+            raise ConfigError(f"refine.objective must be one of {choices}, got {self.objective!r}")
+        if not 0 <= min(self.centralisation_weight, self.covariance_weight) < float("inf"):
+            raise ConfigError("the weights of refine's constraints must be 0 or more")
+
+
+def check_refinement(config: RefineConfig, images_per_class: int) -> None:
+    """Raise ConfigError if the method or a constraint is not defined for so few or many images."""
+    if config.objective in ("dc", "dsa") and images_per_class not in GRADIENT_LOOPS:
+        known = ", ".join(map(str, GRADIENT_LOOPS))
+        raise ConfigError(
+            f"{config.objective} has loops for {known} images per class, got {images_per_class}: "
+            "use one of these, or another method"
+        )
+    if images_per_class < 2 and (config.centralisation_weight or config.covariance_weight):
+        raise ConfigError(
+            "the constraints of refine need 2 or more images per class, got 1: leave "
+            "refine.centralisation_weight and refine.covariance_weight at 0"
+        )
 
 
 def _check_tail(tail_fraction: float) -> None:

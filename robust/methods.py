@@ -7,14 +7,16 @@ Zhao et al. (2021, DC), Zhao & Bilen (2021, DSA; 2023, DM), Zhao et al. (2023, I
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 from distillery.data.augment import DSA, AugmentConfig
 from distillery.errors import ConfigError
 from distillery.models.classifiers import Classifier
+from robust.config import GRADIENT_LOOPS, RefineConfig, check_refinement
 from robust.constraints import (
     ConstraintWeights,
-    class_centralisation,
     covariance_matching,
+    weighted_constraints,
 )
 from robust.matching_types import Method, NetworkPlan, WeightedConstraint
 from robust.objective import PRESETS
@@ -28,8 +30,6 @@ from robust.objectives import (
 )
 
 METHODS = ("dc", "dsa", "dm", "idm", "idc", "dream")
-LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
-"""Outer and inner loops of gradient matching by images per class (DC, DSA)."""
 COLOUR_CROP_CUTOUT = replace(DSA, flip=False, rotate_degrees=0.0, scale=1.0)
 
 
@@ -46,7 +46,7 @@ def method_for(name: str, images_per_class: int, *, image_size: int = 32) -> Met
     """
     if images_per_class < 1:
         raise ConfigError(f"images per class must be 1 or more, got {images_per_class}")
-    if name in ("dc", "dsa"):
+    if name == "dc" or name == "dsa":
         return _gradient_method(name, images_per_class)
     if name == "dm":
         rate = 10.0 if images_per_class >= 100 else 1.0
@@ -60,14 +60,10 @@ def method_for(name: str, images_per_class: int, *, image_size: int = 32) -> Met
     raise ConfigError(f"the method must be one of {', '.join(METHODS)}, got {name!r}")
 
 
-def _gradient_method(name: str, images_per_class: int) -> Method:
+def _gradient_method(name: Literal["dc", "dsa"], images_per_class: int) -> Method:
     """Return DC, which starts from noise, or DSA, which augments and starts from real images."""
-    if images_per_class not in LOOPS:
-        raise ConfigError(
-            f"{name} has loops for {', '.join(map(str, LOOPS))} images per class, got "
-            f"{images_per_class}: use one of these, or another method"
-        )
-    outer, inner = LOOPS[images_per_class]
+    check_refinement(RefineConfig(objective=name), images_per_class)
+    outer, inner = GRADIENT_LOOPS[images_per_class]
     siamese = name == "dsa"
     plan = NetworkPlan(
         source="trained_along",
@@ -142,29 +138,33 @@ def _idc(name: str, images_per_class: int, image_size: int) -> Method:
     )
 
 
-def with_constraints(
-    method: Method,
-    weights: ConstraintWeights,
-    network: Classifier | Callable[[], Classifier] | None,
-) -> Method:
-    """Return the method with IID's constraints beside its objective.
+def constraint_terms(
+    weights: ConstraintWeights, network: Classifier | Callable[[], Classifier] | None
+) -> tuple[WeightedConstraint, ...]:
+    """Return IID's constraints that have a weight.
 
     Args:
-        method: Any.
         weights: A weight of zero leaves a constraint out.
         network: Trained network(s) that centralisation looks through; None only without it.
 
     Raises:
         ConfigError: If centralisation has no network.
     """
-    added = []
+    if network is not None:
+        return weighted_constraints(weights, network)
     if weights.centralisation:
-        if network is None:
-            raise ConfigError("class centralisation needs a network trained on the real data")
-        term = class_centralisation(network)
-        added.append(WeightedConstraint("centralisation", weights.centralisation, term))
-    if weights.covariance:
-        added.append(WeightedConstraint("covariance", weights.covariance, covariance_matching))
+        raise ConfigError("class centralisation needs a network trained on the real data")
+    covariance = WeightedConstraint("covariance", weights.covariance, covariance_matching)
+    return (covariance,) if weights.covariance else ()
+
+
+def with_constraints(
+    method: Method,
+    weights: ConstraintWeights,
+    network: Classifier | Callable[[], Classifier] | None,
+) -> Method:
+    """Return the method with constraints beside its objective (see `constraint_terms`)."""
+    added = constraint_terms(weights, network)
     name = "+".join([method.name, *(one.name for one in added)])
     return replace(method, name=name, constraints=(*method.constraints, *added))
 

@@ -24,6 +24,7 @@ from distillery.seeds import torch_rng
 from robust.clusters import assign_to_centres
 from robust.config import RefineConfig
 from robust.matching import mean_matching_loss
+from robust.matching_types import Batch, WeightedConstraint
 
 Decode = Callable[[Tensor], Tensor]
 """Parameters of the images -> normalised images; differentiable. Identity for pixels."""
@@ -101,6 +102,7 @@ def refine(
     num_classes: int,
     seed: int,
     background: Tensor | float = 0.0,
+    constraints: tuple[WeightedConstraint, ...] = (),
     checkpoint: Checkpoint | None = None,
     on_progress: OnProgress,
 ) -> RefineResult:
@@ -118,6 +120,7 @@ def refine(
         num_classes: K.
         seed: Of real batches and augmentation.
         background: Normalised value outside an augmented image.
+        constraints: What is asked of the images beside the matching.
         checkpoint: Where the state is kept, or None.
         on_progress: Told of each step; may raise `Cancelled`, the state is saved first.
 
@@ -133,7 +136,8 @@ def refine(
             proxy = make_proxy(proxy_number)
         loss = _refine_step(
             state, labels, reals, proxy, config, decode=decode, augmentation=augmentation,
-            num_classes=num_classes, background=background, seed=seed, step=step,
+            num_classes=num_classes, background=background, constraints=constraints, seed=seed,
+            step=step,
         )  # fmt: skip
         if not np.isfinite(loss):  # no step was taken
             raise TrainingError(
@@ -156,7 +160,7 @@ def cosine_decay(step: int, num_steps: int) -> float:
 def _refine_step(
     state: "_State", labels: Tensor, reals: RealImages, proxy: Classifier, config: RefineConfig, *,
     decode: Decode, augmentation: AugmentConfig | None, num_classes: int,
-    background: Tensor | float, seed: int, step: int,
+    background: Tensor | float, constraints: tuple[WeightedConstraint, ...], seed: int, step: int,
 ) -> float:  # fmt: skip
     """Take one Adam step over all classes, a few at a time; return the mean loss.
 
@@ -181,6 +185,11 @@ def _refine_step(
             proxy, (real_images, real_labels), (images, labels[mine]),
             num_classes=num_classes, cluster_weight=config.cluster_weight,
         )  # fmt: skip
+        sides = Batch(real_images, real_labels), Batch(images, labels[mine])
+        for one in constraints:
+            # Published weights stand beside DM's sum over classes and features; this is a mean
+            scale = one.weight / (len(part) * proxy.head.in_features)
+            loss = loss + scale * one.term(proxy, *sides, num_classes)
         loss.backward()
         total += float(loss.detach())
     gradient = state.values.grad
