@@ -118,6 +118,7 @@ def values_of_job(request: Mapping[str, Any], name: str | None) -> dict[str, Any
     values = _flat(request)
     dataset = values.pop("data.dataset", "digits")
     revision = values.pop("data.revision", None)
+    values.pop("data.allow_download", None)  # the service's own decision
     values["dataset"] = f"{dataset}@{revision}" if revision else dataset
     values["ipc"] = values.pop("images_per_class", 10)
     return values | ({"name": name} if name else {})

@@ -148,16 +148,15 @@ class Page:
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
-    def wait(self, condition: str, timeout_s: float = 15.0) -> Any:
-        """Wait until an expression is true and return its value."""
+    def wait(self, condition: str, timeout_s: float = 30.0) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + timeout_s
         while True:
             try:
-                value = self.run(condition)
+                if self.run(f"Boolean({condition})"):
+                    return
             except AssertionError:  # between two documents
-                value = None
-            if value:
-                return value
+                pass
             assert time.monotonic() < end, f"not within {timeout_s} s: {condition}; {self.errors}"
             time.sleep(0.05)
 
