@@ -52,8 +52,10 @@ class WeightedConstraint:
 class Parameterisation(Protocol):
     """What is optimised in place of plain images."""
 
-    views: int
-    """V: images that one stored parameter decodes to; those of a parameter follow each other."""
+    @property
+    def views(self) -> int:
+        """V: images that one stored parameter decodes to; they follow each other."""
+        ...
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the parameters to start from, (P, ...), for normalised images.
