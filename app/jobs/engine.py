@@ -82,6 +82,7 @@ class JobEngine:
                     system_database_url=self.url,
                     serializer=DBOSPortableJSONSerializer(),
                     application_name=APPLICATION,
+                    retry_connection_errors=False,  # a request fails and can be sent again
                 )
             return self._client
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from app.jobs.answers import AnswerStore
 from app.jobs.database import Database
 from app.jobs.datasets import DatasetStore
+from app.jobs.disks import refuse_network_disk
 from app.jobs.engine import JobEngine, engine_url, prepare_engine
 from app.jobs.keys import KeyStore
 from app.jobs.store import JobStore
@@ -42,10 +43,16 @@ def job_folder(settings: Settings, job_id: str) -> Path:
 
 
 def prepare_database(settings: Settings) -> None:
-    """Make or update the tables of the service and of its engine."""
+    """Make or update the tables of the service and of its engine.
+
+    Raises:
+        ConfigError: If the database is of a kind, of a version or in a place that cannot be used.
+    """
     settings.data.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database_url)
     try:
+        if database.is_sqlite and database.url.database:
+            refuse_network_disk(Path(database.url.database))
         database.migrate()
     finally:
         database.dispose()
