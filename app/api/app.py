@@ -47,7 +47,7 @@ def build_api(settings: Settings, service: Service | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stop = threading.Event()
+        hub.is_closing, stop = False, threading.Event()
         keeper = threading.Thread(target=_keep_house, args=(service, stop), name="reconcile")
         keeper.start()
         yield
