@@ -2,9 +2,10 @@
 
 Two sides differ in the proxies' training objective alone: plain cross-entropy, or the group-robust
 one. Matching, budget, start, real batches, augmentation, the proxies' first weights and batches and
-the students' seeds are the same, seed by seed. `search` tries SETTINGS on the validation split, a
-few seeds at a time, and keeps the better half of them by the paired difference in cluster-min;
-`test` runs the winner and its plain side on five fresh seeds of the test split, once.
+the students' seeds are the same, seed by seed. `search` looks at the validation split only: first
+at the cluster-min of the proxies themselves, of which the best settings go on, then at that of
+students of refined sets, a few seeds at a time, where the better half goes on each time. `test`
+runs the winner and its plain side on five fresh seeds of the test split, once.
 
     python -m benchmarks.robust_objective search --dataset mnist --ipc 1 [--minutes 30]
     python -m benchmarks.robust_objective test --dataset mnist --ipc 1
@@ -23,7 +24,7 @@ import torch
 from scipy.stats import t as student_t
 
 from benchmarks.jobs import RESULTS, save
-from benchmarks.robust_study import Data, Regime, Setting, load_data, run_once
+from benchmarks.robust_study import Data, Regime, Setting, load_data, proxy_once, run_once
 from distillery.evaluation.config import StudentConfig
 from distillery.files import read_json, write_json
 from distillery.machine import keep_large_buffers
@@ -33,8 +34,10 @@ from robust.objective import GroupRobust
 
 RESULT = "robust_objective.json"
 FIGURES = ("cluster_min", "accuracy")
+PROXY_SEEDS, GO_ON = (0, 1, 2), 6
+"""Seeds of the look at proxies, and how many settings go on from it; the present default always."""
 ROUNDS = ((0, 1), (2, 3, 4), (5, 6, 7, 8, 9))
-"""Validation seeds of each round of the search; half of the settings go on to the next."""
+"""Validation seeds of each round of refined sets; half of the settings go on to the next."""
 TEST_SEEDS = tuple(range(1000, 1005))
 LOST_ACCURACY = 0.002
 """Mean loss of validation accuracy beyond which a setting cannot win."""
@@ -112,6 +115,8 @@ class Study:
         self.folder, self._source = arguments.folder, arguments.data or arguments.dataset
         self.store = arguments.folder / f"{self.name}.json"
         self.runs: dict[str, dict[str, Any]] = read_json(self.store) if self.store.exists() else {}
+        self.looks: list[dict[str, Any]] = []
+        """What the proxies of every setting reached, once `search` has run."""
         self._data: dict[int | None, Data] = {}
         self._until = time.monotonic() + 60 * arguments.minutes
 
@@ -127,7 +132,10 @@ class Study:
                 raise SystemExit(f"the minutes are over; {len(self.runs)} runs in {self.store}")
             data = self._data_of(split, seed)
             started = time.process_time()
-            figures = run_once(data, self.regime, setting, seed, split)
+            if split == "proxy":
+                figures = proxy_once(data, self.regime, setting, seed)
+            else:
+                figures = run_once(data, self.regime, setting, seed, split)
             self.runs[key] = figures | {"cpu_seconds": time.process_time() - started}
             write_json(self.store, self.runs)
             print(f"{self.name} {key}: {figures}", flush=True)
@@ -135,7 +143,7 @@ class Study:
 
     def _data_of(self, split: str, seed: int) -> Data:
         """Return the data that a run sees, loaded once."""
-        folds = self.regime.num_folds if split == "validation" else 0
+        folds = self.regime.num_folds if split != "test" else 0
         fold = seed % folds if folds else None
         if fold not in self._data:
             folder = self.folder / f"data-{self.regime.dataset}"
@@ -152,8 +160,19 @@ class Study:
         }
 
     def search(self) -> list[dict[str, Any]]:
-        """Return what every setting reached on validation, the best first."""
-        alive = settings_of(self.regime.images_per_class)
+        """Return what the settings that went on reached on validation, the best first."""
+        everything = settings_of(self.regime.images_per_class)
+        looks = {
+            setting.name: {
+                "setting": setting, **_summary(self.differences(setting, "proxy", PROXY_SEEDS))
+            }
+            for setting in everything
+        }  # fmt: skip
+        self.looks = list(looks.values())
+        everything[1:] = sorted(
+            everything[1:], key=lambda setting: -looks[setting.name]["cluster_min"]["mean"]
+        )
+        alive = everything[:GO_ON]
         rows: dict[str, dict[str, Any]] = {}
         seeds: tuple[int, ...] = ()
         for new in ROUNDS:
@@ -222,7 +241,8 @@ def main() -> None:
     keep_large_buffers()
     study = Study(arguments)
     searched = study.search()
-    _print(f"{study.name}, validation", searched)
+    _print(f"{study.name}, proxies on validation", study.looks)
+    _print(f"{study.name}, students on validation", searched)
     if arguments.phase == "search":
         return
     winner = searched[0]["setting"]
@@ -231,6 +251,7 @@ def main() -> None:
     path = RESULTS / RESULT
     stored = read_json(path) if path.exists() else {"studies": {}}
     stored["studies"][study.name] = {
+        "proxies": [_as_facts(row) for row in study.looks],
         "search": [_as_facts(row) for row in searched],
         "test": _as_facts(tested),
         "runs": study.runs,

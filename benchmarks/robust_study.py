@@ -19,7 +19,7 @@ from distillery.data.normalise import NormalisedImages, measure_normalisation
 from distillery.data.prepare import FACTS_FILE, prepare_dataset
 from distillery.data.sources.resolve import open_source
 from distillery.evaluation.config import StudentConfig
-from distillery.evaluation.harness import ImageSet, TestBench, build_bench, judge
+from distillery.evaluation.harness import ImageSet, TestBench, build_bench, judge, measure
 from distillery.evaluation.training import (
     Objective,
     augmentation_of,
@@ -166,6 +166,14 @@ def run_once(data: Data, regime: Regime, setting: Setting, seed: int, split: str
     )  # fmt: skip
     raw = normalisation.to_raw(result.parameters).numpy()
     return _judged(data, regime, ImageSet(raw, labels.numpy()), seed, split)
+
+
+def proxy_once(data: Data, regime: Regime, setting: Setting, seed: int) -> dict[str, Any]:
+    """Return accuracy and cluster-min of the run's first proxy itself, on validation."""
+    labels, start = _start(data, regime, seed)
+    network = _proxy(data, regime, setting, (start, labels), derive_seed(seed, "proxy", 0))
+    figures = measure(network, data.benches["validation"])
+    return {figure: figures[figure] for figure in ("accuracy", "cluster_min")}
 
 
 def _judged(data: Data, regime: Regime, images: ImageSet, seed: int, split: str) -> dict[str, Any]:
