@@ -19,6 +19,7 @@ from app.api.openapi import add_openapi
 from app.api.problems import add_problem_handlers
 from app.api.routes import datasets, estimates, events, files, jobs, login, system
 from app.api.telemetry import Telemetry
+from app.jobs.housekeeping import tend
 from app.jobs.service import Service, open_service
 from app.settings import Settings
 
@@ -81,7 +82,7 @@ def _keep_house(service: Service, stop: threading.Event) -> None:
     """Bring queue and store together now and then: a job whose hand-over failed is queued again."""
     while not stop.is_set():
         try:
-            service.engine.reconcile()
+            tend(service)
             service.answers.purge()
         except Exception:  # the database is away: the next round comes
             LOG.exception("the queue could not be looked through")
