@@ -58,9 +58,10 @@ def check(answer: Any, status: int, code: str | None, place: Place) -> None:
 
 
 V, J, D = (422, "validation_failed"), (400, "malformed_json"), (422, "dataset_not_found")
+R, N, U = (400, "malformed_request"), (404, "not_found"), (415, "unsupported_media_type")
 BODIES: list[tuple[bytes, tuple[int, str]]] = [
     (b"", V), (b"{", J), (b"[]", V), (b"null", V), (b'"digits"', V), (b"\xff\xfe{}", J),
-    (b'{"ipc": NaN}', V), (b'{"ipc": 1e999}', V), (b"[" * 20_000, J), (b'{"a":' * 5_000, J),
+    (b'{"ipc": NaN}', V), (b'{"ipc": 1e999}', V), (b"[" * 20_000, R), (b'{"a":' * 5_000, R),
     (b'{"ipc": 0}', V), (b'{"ipc": -1}', V), (b'{"ipc": 1000000000}', V), (b'{"ipc": "10"}', V),
     (b'{"ipc": 10.5}', V), (b'{"ipc": true}', V), (b'{"ipc": [1]}', V),
     (b'{"ipcc": 10}', V), (b'{"status": "succeeded"}', V), (b'{"id": "job_x"}', V),
@@ -93,7 +94,8 @@ def test_bodies(place: Place, body: bytes, refusal: tuple[int, str]) -> None:
 
 NAMES = [
     "../etc", "..", ".", "/etc/passwd", "pets/../../etc", "%2e%2e%2fetc", "..\\etc",
-    "C:\\windows", "file:///etc/passwd", "http://169.254.169.254/", "pets\u2044cat", "\uff0e\uff0e/etc",
+    "C:\\windows", "file:///etc/passwd", "http://169.254.169.254/", "pets\u2044cat",
+    "\uff0e\uff0e/etc",
     "planted", "pets ", "-rf", "~root", "$HOME", "'; DROP TABLE jobs; --",
     "owner/name@../../x", "a--b/c", "owner/../name",
 ]  # fmt: skip
@@ -132,28 +134,28 @@ HEADERS: list[tuple[str, str, dict[str, str], tuple[int, str | None]]] = [
     ("POST", "/jobs", {"Origin": "null"}, (403, "cross_origin")),
     ("POST", "/jobs", {"Origin": "http://localhost:1"}, (403, "cross_origin")),
     ("POST", "/jobs", {"Origin": "http://[bad"}, (403, "cross_origin")),
-    ("POST", "/jobs", {"Content-Type": "text/plain"}, (415, "unsupported_media_type")),
-    ("POST", "/jobs", {"Content-Type": "application/x-www-form-urlencoded"}, (415, "unsupported_media_type")),
-    ("POST", "/jobs", {"Content-Type": "multipart/form-data; boundary=x"}, (415, "unsupported_media_type")),
+    ("POST", "/jobs", {"Content-Type": "text/plain"}, U),
+    ("POST", "/jobs", {"Content-Type": "application/x-www-form-urlencoded"}, U),
+    ("POST", "/jobs", {"Content-Type": "multipart/form-data; boundary=x"}, U),
     ("POST", "/jobs", {**JSON, "Idempotency-Key": "k" * 65}, V),
     ("POST", "/jobs", {**JSON, "Idempotency-Key": ""}, V),
-    ("POST", "/jobs", {**JSON, "Content-Length": "1e3"}, (400, "malformed_request")),
-    ("POST", "/jobs", {**JSON, "Content-Length": "-1"}, (400, "malformed_request")),
-    ("POST", "/jobs", {**JSON, "Content-Length": "99999999999999999999"}, (413, "payload_too_large")),
+    ("POST", "/jobs", {**JSON, "Content-Length": "1e3"}, R),
+    ("POST", "/jobs", {**JSON, "Content-Length": "-1"}, R),
+    ("POST", "/jobs", {**JSON, "Content-Length": "9" * 20}, (413, "payload_too_large")),
     ("PUT", "/jobs", {}, (405, "method_not_allowed")),
     ("TRACE", "/jobs", {}, (405, "method_not_allowed")),
     ("PATCH", "/health/live", {}, (405, "method_not_allowed")),
     ("GET", "/jobs?limit=0", {}, V), ("GET", "/jobs?limit=101", {}, V),
     ("GET", "/jobs?limit=ten", {}, V), ("GET", "/jobs?status=bogus", {}, V),
     ("GET", "/jobs?after=' OR 1=1", {}, V),
-    ("GET", "/jobs/job_1", {}, (404, "not_found")), ("GET", "/jobs/%27%20OR%201=1", {}, (404, "not_found")),
-    ("GET", "/jobs/" + "x" * 5_000, {}, (404, "not_found")),
-    ("GET", "/jobs/..%2f..%2fetc%2fpasswd", {}, (404, "not_found")),
-    ("GET", "/jobs/job_00000000000000000000000000", {}, (404, "not_found")),
-    ("GET", "/static/..%2f..%2fapi%2fauth.py", {}, (404, "not_found")),
-    ("GET", "/static/%2e%2e/%2e%2e/settings.py", {}, (404, "not_found")),
-    ("GET", "/datasets/..%2f..", {}, (404, "not_found")),
-    ("GET", "/datasets/planted", {}, (404, "not_found")),
+    ("GET", "/jobs/job_1", {}, N), ("GET", "/jobs/%27%20OR%201=1", {}, N),
+    ("GET", "/jobs/" + "x" * 5_000, {}, N),
+    ("GET", "/jobs/..%2f..%2fetc%2fpasswd", {}, N),
+    ("GET", "/jobs/job_00000000000000000000000000", {}, N),
+    ("GET", "/static/..%2f..%2fapi%2fauth.py", {}, N),
+    ("GET", "/static/%2e%2e/%2e%2e/settings.py", {}, N),
+    ("GET", "/datasets/..%2f..", {}, N),
+    ("GET", "/datasets/planted", {}, N),
     ("DELETE", "/datasets/digits", {}, (403, "forbidden")),
     ("DELETE", "/datasets/pets", {}, (403, "forbidden")),
 ]  # fmt: skip
@@ -221,7 +223,7 @@ RANGES = [
     ("bytes=99999999-", 416), ("bytes=-0", 416), ("bytes=5-2", 200), ("items=0-1", 200),
     ("bytes=a-b", 200), ("bytes=", 200), ("bytes=--1", 200), ("bytes=0-0,2-2", 200),
     ("bytes=" + ",".join(f"{n}-{n}" for n in range(1300)), 200),
-    ("bytes=99999999999999999999999-", 416), ("bytes=0-99999999999999999999999", 206),
+    ("bytes=99999999999999999999999-", 200), ("bytes=0-99999999999999999999999", 200),
 ]  # fmt: skip
 
 
@@ -241,7 +243,8 @@ def test_ranges(place: Place) -> None:
 FILE_NAMES = [
     "../job.json", "..%2f..%2fqueue.sqlite", "%2e%2e/%2e%2e/queue.sqlite", "/etc/passwd",
     "%2fetc%2fpasswd", "job.log%00.png", "planted", "data", "data/", "", "%2e/report.json",
-    "data/%2e%2e/report.json", "report.json/", "REPORT.JSON", "distilled.safetensors%20", "stages/x",
+    "data/%2e%2e/report.json", "report.json/", "REPORT.JSON", "distilled.safetensors%20",
+    "stages/x",
 ]  # fmt: skip
 
 
@@ -274,14 +277,14 @@ def in_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", REFUSED)
 def test_archives(place: Place, in_process: None, kind: str) -> None:
-    content = REFUSED[kind]()
+    content, name = REFUSED[kind](), kind.replace(" ", "-")
     tar = {"Content-Type": "application/x-tar"}
     before = files_below(place.settings.data.parent)
     answer = place.client.post(
-        "/datasets?name=evil", content=content, headers=tar if kind.startswith("tar") else ZIP
+        f"/datasets?name={name}", content=content, headers=tar if kind.startswith("tar") else ZIP
     )
     check(answer, 422, "dataset_unsupported", place)
-    assert place.client.get("/datasets/evil").status_code == 404
+    assert place.client.get(f"/datasets/{name}").status_code == 404
     assert files_below(place.settings.data.parent) == before  # nothing is left, inside or outside
 
 
