@@ -191,7 +191,7 @@ def pause(chaos: Chaos, jobs: list[JobRecord], started: float, kills_left: int) 
     elapsed = time.monotonic() - started
     each = elapsed / num_ended if num_ended else FIRST_JOB_S
     mean = (len(jobs) - num_ended) * each / kills_left
-    return min(max(mean * 0.9, 1.5), 20.0) * chaos.rng.uniform(0.3, 1.7)
+    return min(max(mean * 0.8, 0.7), 20.0) * chaos.rng.uniform(0.3, 1.7)
 
 
 def judge(
@@ -246,6 +246,7 @@ def run(database: str, *, num_jobs: int, num_kills: int, num_cancels: int, seed:
         chaos.close()
         if server is not None:
             server.cleanup()
+            shutil.rmtree(server.pgdata.parent, ignore_errors=True)
     is_right = not found["wrong"] and not found["overlaps"]
     if is_right:
         shutil.rmtree(data, ignore_errors=True)
