@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from app.settings import read_settings
+from distillery.errors import ConfigError
 
 
 def test_cache_is_the_users_own_unless_named() -> None:
@@ -34,3 +37,22 @@ def test_allocator_settings_of_the_user_are_seen() -> None:
     settings = read_settings({"HOME": "/h", "MALLOC_ARENA_MAX": "2", "PATH": "/bin"})
     assert settings.allocator == "MALLOC_ARENA_MAX=2"
     assert read_settings({"HOME": "/h"}).allocator is None
+
+
+def test_the_service_keeps_everything_in_one_folder_unless_told() -> None:
+    settings = read_settings({"HOME": "/home/ada"})
+    assert settings.data == Path("/home/ada/.local/share/distillery")
+    assert settings.database_url == f"sqlite:///{settings.data}/queue.sqlite"
+    assert settings.is_auth_on and settings.retention_days is None and settings.dead_after_s == 120
+    other = read_settings(
+        {"HOME": "/h", "DISTILLERY_DATA": "/d", "DISTILLERY_RETENTION_DAYS": "7",
+         "DISTILLERY_DATABASE_URL": "postgresql://h/d", "DISTILLERY_AUTH": "off"}
+    )  # fmt: skip
+    assert (other.data, other.database_url) == (Path("/d"), "postgresql://h/d")
+    assert other.retention_days == 7 and not other.is_auth_on
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "nan", "inf"])
+def test_numbers_that_are_none_are_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="DISTILLERY_MAX_QUEUED must be a number"):
+        read_settings({"HOME": "/h", "DISTILLERY_MAX_QUEUED": value})
