@@ -95,7 +95,13 @@ def _serve(
     with signals_kept():
         try:
             app = build_api(settings, service)
-            server = Server(app, on_start=started, on_stop=keeper.ask_stop if keeper else _nothing)
+
+            def stopping() -> None:
+                app.state.api.hub.close()  # open event streams would hold the end up
+                if keeper is not None:
+                    keeper.ask_stop()
+
+            server = Server(app, on_start=started, on_stop=stopping)
             server.run(sockets=[listener])
         finally:
             if keeper is not None and keeper.pid is not None:
@@ -104,10 +110,6 @@ def _serve(
             service.close()
     if not server.started:
         raise typer.Exit(1)
-
-
-def _nothing() -> None:
-    """Stop nothing: there is no worker here."""
 
 
 def _open(settings: Settings, url: str, *, migrate: bool) -> "Service":
