@@ -19,6 +19,7 @@ from generator.bases import describe_mapping
 from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
+from generator.job_protocol import job_setting
 from generator.limit import limit_evaluation
 from generator.planned import Decision, Look, Plan
 from generator.vision import check_vision_models
@@ -56,6 +57,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     choice = choose_base(asked, look.survey, machine=machine, cache=cache, resolve=resolve)
     config = resolve(choice)
     check_vision_models(config, look.class_names)
+    job_setting(config, len(look.class_names))  # refuses a protocol that the job cannot follow
     decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
     plan = Plan(config, decisions, _warnings(look, choice), look, choice.licence)
     return limit_evaluation(plan, request)

@@ -6,6 +6,7 @@ from typing import Any
 from distillery.data.dataset import Dataset
 from distillery.files import read_json
 from generator.config import to_dict
+from generator.job_protocol import job_setting
 from generator.public_names import public_config, public_name
 from generator.stage import Context
 from generator.stages.evaluate import RESULTS
@@ -61,9 +62,9 @@ def build_report(context: Context) -> dict[str, Any]:
         "protocol": _protocol(context),
         "results": {
             "hard": [row for row in results["hard"] if row["name"] != "full_data"],
-            "soft": results["soft"],
+            "soft": [row for row in results["soft"] if row["name"] != "full_data"],
         },
-        "full_data": next((row for row in results["hard"] if row["name"] == "full_data"), None),
+        "full_data": next((row for row in _main_rows(results) if row["name"] == "full_data"), None),
         "curves": _curves(context),
         "fallback": fallback,
         "licences": _licences(context, dataset),
@@ -86,6 +87,19 @@ def _dataset(dataset: Dataset, name: str) -> dict[str, Any]:
 def _protocol(context: Context) -> dict[str, Any]:
     """Return how the students were trained."""
     evaluate = context.config.evaluate
+    dataset = Dataset.load(context.inputs["prepare"])
+    setting = job_setting(context.config, len(dataset.class_names))
+    if setting is not None:
+        (network, recipe), *_ = setting.recipes.items()
+        changes = "; ".join(setting.deviations)
+        return {
+            "name": setting.protocol.name,
+            "student": network,
+            "epochs_or_steps": f"{recipe.num_epochs} epochs",
+            "num_seeds": evaluate.num_seeds,
+            "notes": f"{setting.protocol.source}; figures of the last epoch, on the test split"
+            + (f"; not as published: {changes}" if changes else ""),
+        }
     return {
         "name": "distillery",
         "student": evaluate.student.network,
@@ -108,6 +122,11 @@ def _stage_warnings(context: Context) -> list[str]:
     return found
 
 
+def _main_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows that hold every set: those of hard labels, unless a protocol is soft."""
+    return results["hard"] or results["soft"]
+
+
 def stage_effects(results: dict[str, Any], *, is_fallback: bool = False) -> list[dict[str, Any]]:
     """Return what each stage gained in accuracy, and whether that is more than noise.
 
@@ -115,14 +134,14 @@ def stage_effects(results: dict[str, Any], *, is_fallback: bool = False) -> list
         results: Rows of the evaluation, `hard` and `soft`.
         is_fallback: Whether real images took the place of samples that were not faithful.
     """
-    rows = {row["name"]: row for row in results["hard"]}
+    rows = {row["name"]: row for row in _main_rows(results)}
     names = FALLBACK_NAMES if is_fallback else {}
     effects = [
         _effect(names.get((without, with_), what), rows[without], rows[with_], without, with_)
         for what, without, with_ in (EFFECTS if "fine_tuned" in rows else UNTUNED_EFFECTS)
         if without in rows and with_ in rows
     ]
-    for row in results["soft"]:
+    for row in results["soft"] if results["hard"] else ():
         effects.append(_effect("soft labels", rows["ours"], row, "ours", "ours, soft labels"))
     return effects
 

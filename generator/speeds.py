@@ -6,7 +6,6 @@ timed; for large ones floating-point operations are divided by a measured rate o
 """
 
 import contextlib
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +13,20 @@ from itertools import pairwise
 from typing import Any
 
 from distillery.errors import Cancelled
-from distillery.models.config import PixelDiTConfig, dit_flops_per_image
+from distillery.models.config import (
+    CLASSIFIER_WIDTHS,
+    PixelDiTConfig,
+    dit_flops_per_image,
+    parse_classifier_name,
+)
 
 NOMINAL_DIT_FLOPS, NOMINAL_CLASSIFIER_FLOPS = 50e9, 65e9
 """A second, on one core of the server that the defaults were tuned on."""
+FLOPS_PER_PIXEL = {
+    "alexnet": (4.8e5, 4.8e5), "vgg11": (3e5, 3e5), "resnet10": (5e5, 3.5e4),
+    "resnet18": (1.1e6, 7.2e4), "resnetap10": (8.6e5, 7.3e4),
+}  # fmt: skip
+"""Operations of a forward pass per pixel, up to 64 px and at 224 (counted by torch)."""
 NOMINAL_STEP_S = 1e-3
 """What a step costs beside its arithmetic: augmentation, optimiser, Python."""
 CALIBRATION_S = 0.3
@@ -61,22 +70,24 @@ class Speeds:
     """The truth lies between the figure over this and the figure times this."""
 
 
-def convnet_flops(name: str, image_size: int, channels: int) -> float:
+def classifier_flops(name: str, image_size: int, channels: int) -> float:
     """Return the floating-point operations of one forward pass of a classifier, per image.
 
-    Convolutions only; for `resnet18` the published 1.8 GFLOP at 224 px and width 64, scaled.
+    Convolutions of a ConvNet by formula; for the others counts at their published width, scaled
+    (`FLOPS_PER_PIXEL`; a transformer has the same number of tokens at most sizes).
     """
-    if match := re.fullmatch(r"convnet-d(\d+)-w(\d+)(?:-group)?(?:-max)?", name):
-        depth, width = int(match[1]), int(match[2])
+    parsed = parse_classifier_name(name)
+    if parsed.family == "convnet":
         size, channels_in, total = image_size, channels, 0.0
-        for _ in range(depth):
-            total += 2 * 9 * channels_in * width * size * size
-            size, channels_in = max(1, size // 2), width
+        for _ in range(parsed.depth):
+            total += 2 * 9 * channels_in * parsed.width * size * size
+            size, channels_in = max(1, size // 2), parsed.width
         return total
-    match = re.fullmatch(r"resnet18(?:-w(\d+))?", name)
-    width = int(match[1] or 64) if match else 64
-    halvings = 1 if image_size > 64 else 16  # small images keep their size at the start
-    return 3.6e9 * (image_size / 224) ** 2 * (width / 64) ** 2 * halvings
+    width = (parsed.width / CLASSIFIER_WIDTHS[parsed.family]) ** 2
+    if parsed.family == "vit":
+        return 2.5e8 * width
+    small, large = FLOPS_PER_PIXEL[parsed.family]
+    return (small if image_size <= 64 else large) * image_size**2 * width
 
 
 def vae_flops(config: Mapping[str, Any], image_size: int) -> tuple[float, float]:
@@ -138,7 +149,7 @@ def nominal_speeds(
     channels: int,
 ) -> Speeds:  # fmt: skip
     """Return the speeds of a fixed machine, the same wherever and whenever this is called."""
-    student = 3 * convnet_flops(classifier, image_size, channels) / NOMINAL_CLASSIFIER_FLOPS
+    student = 3 * classifier_flops(classifier, image_size, channels) / NOMINAL_CLASSIFIER_FLOPS
     return analytic_speeds(
         dit, vae, image_size, flops_per_s=NOMINAL_DIT_FLOPS, basis="a nominal machine",
         classifier=StepCost(NOMINAL_STEP_S, student),

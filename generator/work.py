@@ -13,8 +13,9 @@ from distillery.errors import ModelError
 from distillery.files import read_json
 from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig, dit_num_parameters
 from generator.config import DistillConfig
+from generator.job_protocol import job_setting, student_steps
 from generator.planned import Look
-from generator.speeds import Speeds, StepCost
+from generator.speeds import Speeds, StepCost, classifier_flops
 
 NUM_SHIFTS = 4
 """Versions of the test images that a student sees: clean, noise, blur, inverted."""
@@ -138,8 +139,15 @@ def _evaluate(config: DistillConfig, look: Look, speeds: Speeds) -> float:
     if evaluate.controls:
         sets += 4 + config.finetune.enabled + 2 * config.refine.enabled + (ipc == 1)
         controls = _refine(config, num_classes, speeds) if config.refine.enabled else 0.0
-    batch = min(student.batch_size, num_classes * ipc)
+    batch, steps, cost = min(student.batch_size, num_classes * ipc), student.num_steps, 1.0
+    setting = job_setting(config, num_classes)
+    if setting is not None:  # priced by the operations of its network beside our student's
+        network, steps, batch = student_steps(setting)
+        size, channels = setting.case.image_size, setting.case.channels
+        cost = classifier_flops(network, size, channels) / classifier_flops(
+            student.network, size, channels
+        )
     num_test = look.num_images - look.num_train / (1 - config.data.validation_fraction)
-    test = NUM_SHIFTS * num_test * speeds.classifier.image_s / 3
-    training = student.num_steps * speeds.classifier.of(batch)
+    test = cost * NUM_SHIFTS * num_test * speeds.classifier.image_s / 3
+    training = cost * steps * speeds.classifier.of(batch)
     return controls + sets * evaluate.num_seeds * (training + test)

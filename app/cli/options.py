@@ -101,6 +101,13 @@ class RequestOptions:
         int | None,
         typer.Option(help="Students per image set. Default: 3."),
     ] = None
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge by a published protocol: dc-small, dc-small-plain, hard-idc, soft-rded or "
+            "robust-rdd. Default: ours, a small student."
+        ),
+    ] = None
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of an operation; part of what fixes the bytes. Default: cores."),
@@ -177,6 +184,7 @@ def _fields(o: RequestOptions) -> list[tuple[str, Any]]:
         ("label.enabled", False if o.no_soft_labels else None),
         ("evaluate.controls", o.controls),
         ("evaluate.num_seeds", o.students),
+        ("evaluate.protocol", o.protocol),
     ]
 
 

@@ -62,8 +62,11 @@ def show_result(console: "Console", bundle: Path, report: dict[str, Any]) -> Non
         f"Students: {protocol['student']}, {protocol['epochs_or_steps']}, {students} for each set; "
         f"{counts['test']} test images; per cent, mean" + " ± std" * (students > 1)
     )
+    if protocol.get("name", "distillery") != "distillery":
+        console.print(Text(clean(f"Protocol {protocol['name']}: {protocol['notes']}"), "dim"))
     console.print()
-    console.print(result_table(report["results"]["hard"], "Trained on hard labels"))
+    if report["results"]["hard"]:
+        console.print(result_table(report["results"]["hard"], "Trained on hard labels"))
     if report["results"]["soft"]:
         console.print()
         console.print(result_table(report["results"]["soft"], "Trained on soft labels"))

@@ -126,10 +126,14 @@ def _warning_code(text: str) -> str:
 
 
 def result_of(folder: Path, bundle: Finished) -> dict[str, Any]:
-    """Return the figures of a finished job: hard labels, ours and the controls beside it."""
+    """Return the figures of a finished job, ours and the controls beside it.
+
+    Of hard labels, unless the job was judged by a protocol of soft ones.
+    """
     tensors = folder / "bundle" / "distilled.safetensors"
     report = read_json(folder / "bundle" / "report.json")
-    rows = [_figures(row) for row in report["results"]["hard"]]
+    results = report["results"]
+    rows = [_figures(row) for row in results["hard"] or results["soft"]]
     ours = next(row for row in rows if row["name"] == "ours")
     return {
         "content_digest": bundle.record["facts"]["content_digest"],

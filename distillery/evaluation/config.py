@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from distillery.errors import ConfigError
+from distillery.evaluation.protocols import find_protocol
+from distillery.evaluation.setting import Overrides
 from distillery.models.config import check_classifier_name
 
 
@@ -48,8 +50,31 @@ class EvaluateConfig:
     """Clusters of the test images whose worst accuracy is `cluster_min`."""
     full_data: bool = False
     """Judge a student of the whole train split too."""
+    protocol: str | None = None
+    """A published protocol in place of `student`: one network, accuracy (see `protocols`)."""
+    protocol_epochs: int | None = None
+    """Epochs in place of the protocol's."""
+    protocol_network: str | None = None
+    """Network in place of the protocol's."""
 
     def __post_init__(self) -> None:
         """Refuse values that no evaluation can use."""
         if self.num_seeds < 1 or self.num_groups < 1:
             raise ConfigError("evaluation needs num_seeds and num_groups of 1 or more")
+        if self.protocol is not None:
+            protocol = find_protocol(self.protocol)
+            if protocol.task != "accuracy" or len(protocol.networks) > 1:
+                raise ConfigError(
+                    f"{self.protocol} is no protocol for the inside of a job: finish the job, then "
+                    f"run distillery evaluate FOLDER --protocol {self.protocol}"
+                )
+            self.protocol_overrides()  # refuses what no student can use
+        elif self.protocol_epochs is not None or self.protocol_network is not None:
+            raise ConfigError("protocol_epochs and protocol_network need a protocol beside them")
+
+    def protocol_overrides(self) -> Overrides:
+        """Return what the job changes of its protocol."""
+        networks = () if self.protocol_network is None else (self.protocol_network,)
+        return Overrides(
+            networks=networks, num_epochs=self.protocol_epochs, num_repeats=self.num_seeds
+        )

@@ -113,7 +113,7 @@ def _soft(case: Case, network: str) -> Recipe:
     if case.images_per_class not in batches:
         raise ConfigError(
             f"soft-rded defines batches for 1, 10 and 50 images per class, this set has "
-            f"{case.images_per_class}: choose one with --batch-size"
+            f"{case.images_per_class}: choose one with distillery evaluate --batch-size"
         )
     batch = batches[case.images_per_class] * (2 if case.num_classes in (100, 1000) else 1)
     rates = {"alexnet": 1e-4, "vgg11": 5e-4, "vit": 1e-4}

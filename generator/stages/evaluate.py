@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from distillery.evaluation.harness import ImageSet, build_bench, summarise
+from distillery.evaluation.harness import ImageSet, TestBench, build_bench, summarise
+from distillery.evaluation.setting import Setting
+from distillery.evaluation.student import Teacher
+from distillery.evaluation.tables import BLUR_RADIUS
 from distillery.files import write_json
 from distillery.progress import Progress
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.controls import LABELS, random_real, real_selections, refined_control
-from generator.judging import MakeSet, judge_all
+from generator.job_protocol import job_setting
+from generator.judging import MakeSet, judge_all, own_students, protocol_students, resized
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import PLAIN, POOL
-from generator.stages.label import LOGITS
+from generator.stages.label import LOGITS, TEACHER
 from generator.stages.refine import REFINED
 from generator.stages.score import CHOSEN, CLUSTERS, PROXY
 
@@ -41,25 +45,47 @@ def settings(config: DistillConfig) -> dict[str, Any]:
 def run(context: Context) -> StageOutput:
     """Judge every set with every seed and write the rows of the report."""
     reals, config = open_reals(context), context.config
-    images, labels = reals.dataset.split("test")
-    bench = build_bench(
-        images, labels, normalisation=reals.normalisation, num_classes=reals.num_classes,
-        num_groups=config.evaluate.num_groups, device=reals.device,
-    )  # fmt: skip
-    hard = dict(_hard_sets(context, reals))
-    soft = {"ours": _ours(context, soft=True)} if context.facts("label")["enabled"] else {}
-    sets = {"hard": hard, "soft": soft}
-    runs = judge_all(context, bench, sets)
+    setting = job_setting(config, reals.num_classes)
+    bench = _bench(config, reals, setting)
+    every = dict(_every_set(context, reals))
+    if setting is None:
+        with_logits = {"ours": _ours(context, soft=True)}
+        soft = with_logits if context.facts("label")["enabled"] else {}
+        sets = {"hard": every, "soft": soft}
+        runs = judge_all(context, sets, own_students(config, bench))
+    else:
+        labels = setting.protocol.labels
+        sets = {kind: every if kind == labels else {} for kind in ("hard", "soft")}
+        teacher = _teacher(context, reals) if labels == "soft" else None
+        runs = judge_all(context, sets, protocol_students(context, setting, bench, teacher))
     rows = {
         protocol: [_row(config, name, runs[protocol, name]) for name in named]
         for protocol, named in sets.items()
     }
     write_json(context.folder / RESULTS, rows)
-    ours = rows["hard"][0]["accuracy"]
+    ours = (rows["hard"] or rows["soft"])[0]["accuracy"]
     return StageOutput(
         f"accuracy {100 * ours['mean']:.1f} +- {100 * ours['std']:.1f} % over "
-        f"{config.evaluate.num_seeds} students, {len(hard) - 1} controls beside it"
+        f"{config.evaluate.num_seeds} students, {len(every) - 1} controls beside it"
     )
+
+
+def _bench(config: DistillConfig, reals: Reals, setting: Setting | None) -> TestBench:
+    """Return the test images at the size that students see, with groups and shifts."""
+    images, labels = reals.dataset.split("test")
+    is_robust = setting is not None and setting.protocol.is_robust
+    return build_bench(
+        images if setting is None else resized(images, setting.case.image_size), labels,
+        normalisation=reals.normalisation, num_classes=reals.num_classes,
+        num_groups=config.evaluate.num_groups, blur_radius=BLUR_RADIUS if is_robust else None,
+        device=reals.device,
+    )  # fmt: skip
+
+
+def _teacher(context: Context, reals: Reals) -> Teacher:
+    """Return the teacher of the job's soft labels."""
+    path = context.inputs["label"] / TEACHER
+    return reals.load_classifier(path, context.config.proxy.network).requires_grad_(False)
 
 
 def _ours(context: Context, *, soft: bool) -> MakeSet:
@@ -82,7 +108,7 @@ def _always(image_set: ImageSet) -> MakeSet:
     return lambda _: image_set
 
 
-def _hard_sets(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
+def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     """Yield our set first, then the controls, in the order of `controls.LABELS`."""
     config = context.config
     yield "ours", _ours(context, soft=False)

@@ -10,7 +10,7 @@ from distillery.models.classifiers import build_classifier
 from distillery.models.config import PixelDiTConfig
 from generator.speeds import (
     StepCost,
-    convnet_flops,
+    classifier_flops,
     measure_classifier,
     measure_dit,
     measure_matmul_flops,
@@ -23,14 +23,28 @@ def test_a_step_costs_a_fixed_part_and_one_for_each_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("convnet-d2-w32", 8), ("convnet-d3-w16", 28), ("resnet18-w16", 32)]
+    ("name", "size"),
+    [
+        ("convnet-d2-w32", 8),
+        ("convnet-d3-w16", 28),
+        ("resnet18-w16", 32),
+        ("resnet10-w32", 128),
+        ("resnetap10-w32", 32),
+        ("alexnet-w32", 64),
+        ("vgg11-w32", 32),
+        ("vit-w96", 32),
+    ],
 )
 def test_operations_of_classifiers(name: str, size: int) -> None:
     network = build_classifier(name, 3, size, 10, 0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, size, size))
-    tolerance = 0.35 if name.startswith("resnet") else 0.05  # a published figure, scaled
-    assert convnet_flops(name, size, 3) == pytest.approx(counter.get_total_flops(), rel=tolerance)
+    tolerance = (
+        0.35 if not name.startswith("convnet") else 0.05
+    )  # counts at the published width, scaled
+    assert classifier_flops(name, size, 3) == pytest.approx(
+        counter.get_total_flops(), rel=tolerance
+    )
 
 
 @pytest.mark.parametrize("widths", [(32, 64), (32, 32, 64, 64)])
