@@ -5,12 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 
-from app.api.hints import UNION_TAGS
+from app.api.hints import LINE, UNION_TAGS
 from app.api.parts import INT_LIMIT, Strict, part_model
 from distillery.data.config import DataConfig
 from generator.config import MAX_IMAGES_PER_CLASS, DistillConfig
 
-LINE = r"^[^\x00-\x1f\x7f]*$"
 OWN_FIELDS = ("dataset", "revision", "allow_download")  # of `DataConfig`: said elsewhere
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=LINE)]
 Value = Annotated[str, Field(max_length=512, pattern=LINE)]

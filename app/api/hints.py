@@ -15,6 +15,8 @@ SYNONYMS = {
 }  # fmt: skip
 UNION_TAGS = ("<name>", "<reference>")
 """Names of the branches of a union; pydantic puts them into locations."""
+LINE = r"^[^\x00-\x1f\x7f]*$"
+"""Pattern of texts that people read."""
 MAX_ERRORS = 20
 
 
@@ -87,6 +89,8 @@ def _detail(error: Mapping[str, Any], path: Sequence[Any], model: Any) -> str:
             model = None if field is None else _model_of(field.annotation)
         return unknown_field(str(path[-1]), list(_fields(model)))
     where = ".".join(str(part)[:100] for part in path) or "the body"
+    if (error.get("ctx") or {}).get("pattern") == LINE:
+        return f"{where} must be one line of text without control characters"
     if error["type"] == "missing":
         return f"{where} is missing"
     return f"{where}: {str(error['msg']).removeprefix('Value error, ')}"[:400]

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from app.api.hints import LINE
+
 INT_LIMIT = 2**53 - 1
 """Larger numbers do not survive every JSON reader."""
 MAX_TEXT = 300
@@ -64,7 +66,7 @@ def _optional(hint: Any) -> Any:
         elif each is float:
             each = Annotated[float, Field(allow_inf_nan=False)]
         elif each is str:
-            each = Annotated[str, Field(max_length=MAX_TEXT, pattern=r"^[^\x00-\x1f\x7f]*$")]
+            each = Annotated[str, Field(max_length=MAX_TEXT, pattern=LINE)]
         elif each is type(None):
             continue
         limited = each if limited is None else limited | each

@@ -1,6 +1,6 @@
 """The reference part of docs/api.md, made from the OpenAPI document; a test holds the two together.
 
-`python -m app.api.reference` prints it.
+`python -m app.api.reference docs/api.md` puts it into that file; without a file it is printed.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 from app.api.openapi import ALWAYS
 from app.api.problems import TITLES
 
-START, END = "<!-- reference: made by python -m app.api.reference -->", "<!-- end -->"
+START, END = "<!-- reference: made by python -m app.api.reference docs/api.md -->", "<!-- end -->"
 
 
 def reference(document: Mapping[str, Any]) -> str:
@@ -63,13 +63,19 @@ def _codes() -> list[str]:
 
 
 def main() -> None:
-    """Print the reference of this version."""
+    """Print the reference of this version, or put it into the file that is named."""
     from app.api.app import build_api
     from app.settings import read_settings
 
     with tempfile.TemporaryDirectory() as folder:
         settings = read_settings({"HOME": folder, "DISTILLERY_DATA": str(Path(folder) / "data")})
-        sys.stdout.write(reference(build_api(settings).openapi()) + "\n")
+        text = reference(build_api(settings).openapi())
+    if len(sys.argv) < 2:
+        sys.stdout.write(text + "\n")
+        return
+    page = Path(sys.argv[1])
+    before, _, rest = page.read_text().partition(START)
+    page.write_text(before + text + rest.partition(END)[2])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
 def test_the_reference_is_of_this_version(place: Place) -> None:
     document = place.client.get("/openapi.json").json()
     written = PAGE[PAGE.index(START) : PAGE.index(END) + len(END)]
-    assert written == reference(document), "run python -m app.api.reference and paste it"
+    assert written == reference(document), "run python -m app.api.reference docs/api.md"
 
 
 def test_the_document_is_openapi_31_with_every_refusal(place: Place) -> None:

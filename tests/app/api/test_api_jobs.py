@@ -76,7 +76,7 @@ def errors_of(client: TestClient, body: Any) -> dict[str, dict[str, str]]:
         ({"base": {"reference": "facebook/DiT-XL-2-256"}}, "#/acknowledge_licence", "commercial"),
         ({"base": {"allow_download": True}}, "#/base/allow_download", "downloads are off"),
         ({"metadata": {"a": 3}}, "#/metadata/a", "string"),
-        ({"name": "a\x00b"}, "#/name", "pattern"),
+        ({"name": "a\x00b"}, "#/name", "control characters"),
         ({"num_threads": 10_000}, "#/num_threads", "1 to 256"),
         ({"seed": 2**70}, "#/seed", "less than"),
         ({"data": {"dataset": "/etc"}}, "#/data/dataset", "unknown field"),

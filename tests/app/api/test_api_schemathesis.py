@@ -1,4 +1,4 @@
-"""Random requests, right and wrong, against the OpenAPI document: no crash, nothing undocumented."""
+"""Random requests, right and wrong, against the OpenAPI document: nothing undocumented comes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,12 @@ OPERATIONS = [
 
 @pytest.fixture
 def changes() -> dict[str, Any]:
-    return {"is_auth_on": False, "max_requests_per_s": 0.0, "max_queued": 10**6, "allowed_hosts": ("*",)}
+    return {
+        "is_auth_on": False,
+        "max_requests_per_s": 0.0,
+        "max_queued": 10**6,
+        "allowed_hosts": ("*",),
+    }
 
 
 @pytest.fixture
