@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.cifar import NUM_CLASSES, Split, load_cifar
-from benchmarks.cifar_rows import ROWS, Bench, Setting, row_named
+from benchmarks.cifar_rows import ROWS, TRIED, Bench, Setting, row_named
 from benchmarks.cifar_table import summary
 from benchmarks.jobs import save
 from distillery.data.corruptions import standard_corruptions
@@ -182,6 +182,7 @@ def main() -> None:
     work(schedule, options.workers)
     setting = asdict(Setting(seconds=options.seconds)) | {
         "epochs": options.epochs, "per_class": options.per_class, "seeds": options.seeds,
+        "tried_on_validation": list(TRIED),
         "judged_on": "validation" if options.validation else "test",
     }  # fmt: skip
     result = summary(schedule.finished(), setting)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.cifar import NUM_CLASSES, Cifar
-from distillery.data.augment import DSA
 from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import cross_entropy_objective, train_classifier
@@ -22,9 +21,9 @@ from distillery.seeds import derive_seed, numpy_rng, torch_rng
 from distillery.tensorfile import read_tensors, write_tensors
 from robust.constraints import ConstraintWeights
 from robust.distil import Budget, distil
-from robust.matching_types import Method, NetworkPlan, Parameterisation
+from robust.matching_types import Method, Parameterisation
 from robust.methods import method_for, robust_variant, with_constraints
-from robust.networks import Surroundings
+from robust.networks import GivenNetwork, Surroundings
 from robust.objectives import constant_features
 from robust.parameters import MultiFormation, Pixels
 from robust.refine import RealImages
@@ -49,8 +48,8 @@ class Setting:
     """Image learning rates of RATES in place of the published ones."""
     network_batch: int = 64
     """Real images of a step of a matching network's training."""
-    judge_steps: int = 300
-    feature_steps: int = 300
+    judge_steps: int = 600
+    feature_steps: int = 250
     """Training steps of the network that selection looks through."""
 
 
@@ -132,12 +131,22 @@ class Bench:
         network.load_state_dict({name: torch.from_numpy(w) for name, w in arrays.items()})
         return network.to(self.device).eval().requires_grad_(False)
 
-    def choose(self, how: str, per_class: int, seed: int) -> Tensor:
-        """Return indices of `per_class` real images of each class, in class order."""
+    def selector(self, seed: int) -> Classifier:
+        """Return the network that selection looks through; its training counts as distillation."""
+        own = derive_seed(seed, "selection-network")
+        return self.train(self.setting.network, self.setting.feature_steps, own)
+
+    def choose(self, how: str, per_class: int, seed: int, network: Classifier | None) -> Tensor:
+        """Return indices of `per_class` real images of each class, in class order.
+
+        Args:
+            how: `random`, or a selection in the features of `network`.
+            per_class: How many of each class.
+            seed: Of a random choice.
+            network: Trained on the real images; None only for `random`.
+        """
         features = None
-        if how != "random":
-            seed_of_network = derive_seed(seed, "selection-network")
-            network = self.train(self.setting.network, self.setting.feature_steps, seed_of_network)
+        if network is not None:
             parts = self.reals.images.split(250)
             features = torch.cat([constant_features(network, part) for part in parts])
         picks = []
@@ -161,7 +170,8 @@ class Bench:
         parameterisation = self.parameterisation(factor)
         per_class = self.setting.images_per_class
         labels = torch.arange(NUM_CLASSES, device=self.device).repeat_interleave(per_class)
-        picks = self.choose(row.start, per_class * parameterisation.views, seed)
+        network = None if row.start == "random" else self.selector(seed)
+        picks = self.choose(row.start, per_class * parameterisation.views, seed, network)
         start = self.reals.images[picks]
         if method is not None and method.start == "noise":
             start = torch.randn(start.shape, generator=torch_rng(seed, "noise")).to(start)
@@ -170,7 +180,10 @@ class Bench:
             seconds = self.setting.seconds
             left = None if seconds is None else seconds - (time.thread_time() - began)
             budget = Budget(seconds=left, iterations=None if seconds is None else 10**9)
-            done = distil(method, start, labels, self.around(seed), parameterisation, budget=budget)
+            done = distil(
+                method, start, labels, self.around(seed), parameterisation, budget=budget,
+                networks=None if network is None else GivenNetwork(network),
+            )  # fmt: skip
             images, iterations = done.images, len(done.losses)
         raw = self.normalisation.to_raw(images)
         views = parameterisation.decode(self.normalisation.normalise(raw))
@@ -203,22 +216,37 @@ class Bench:
         return method
 
 
-RATES = {"dm": 10.0, "idm": 10.0, "dsa": 1.0, "dc": 1.0}
-"""Image learning rates at 60 CPU seconds, chosen on the validation split."""
+RATES = {"dm": 10.0, "idm": 10.0, "dsa": 2.0, "dc": 2.0}
+"""Image learning rates at 60 CPU seconds. Tried on the validation split: DM and IDM, 10; those of
+DC and DSA move a pixel as far in a step as DM's does."""
+
+
+TRIED = (
+    {"what": "random", "epochs": 150, "validation": 0.2845},
+    {"what": "herding, network of 300 steps", "epochs": 150, "validation": 0.342},
+    {"what": "DM, rate 10, 126 iterations", "epochs": 150, "validation": 0.380},
+    {"what": "DM + both, rate 10, 58 iterations", "epochs": 150, "validation": 0.3465},
+    {"what": "random, packed 2x2", "epochs": 80, "validation": 0.3915},
+    {"what": "herding, packed 2x2, network of 300 steps", "epochs": 80, "validation": 0.447},
+    {"what": "k-medoids, packed 2x2, network of 300 steps", "epochs": 80, "validation": 0.3705},
+    {"what": "IDM, rate 10, 21 iterations", "epochs": 80, "validation": 0.4045},
+    {"what": "IDM, Adam 0.1, queue of 3, 43 iterations", "epochs": 150, "validation": 0.3995},
+    {"what": "the same, robust networks, 32 iterations", "epochs": 80, "validation": 0.3755},
+    {"what": "packed herding (network of 100 steps), then IDM, Adam 0.1, bfloat16, 76 iterations",
+     "epochs": 80, "validation": 0.4015},
+)  # fmt: skip
+"""Accuracy on our 2,000 validation images, one seed and one student each (standard error about one
+point), while other work shared the machine. The test split was not looked at."""
 
 
 def ours() -> Method:
-    """Return our combination: packed images, trained networks, Adam that comes to rest."""
-    plan = NetworkPlan(
-        source="queue", queue_size=3, queue_every=8, warmup_steps=60, steps=1,
-        trained_per_iteration=1, batch_size=64, learning_rate=0.02, momentum=0.9,
-        weight_decay=5e-4, augmentation=DSA,
-    )  # fmt: skip
+    """Return our combination: packed images that begin as a herding choice, then matched.
+
+    One network, trained on the real images, chooses them and is matched in for the rest of the
+    time. On validation the choice is worth 5 points over a random one; large steps lose it again.
+    """
     base = method_for("idm", 10)
-    return replace(
-        base, name="ours", networks=plan, reals_per_class=64, optimiser="adam", learning_rate=0.1,
-        decay="cosine",
-    )  # fmt: skip
+    return replace(base, name="ours", reals_per_class=64, learning_rate=5.0, decay="cosine")
 
 
 def row_named(name: str) -> Row:
@@ -232,7 +260,7 @@ ROWS = (
     Row("k_center", "k-center", start="k_center"),
     Row("dm", "DM", base="dm"),
     Row("idm", "IDM", base="idm"),
-    Row("ours", "ours", base="ours"),
+    Row("ours", "ours", start="herding", base="ours"),
     Row("dm+both", "DM + both", base="dm", constraints=(0.05, 0.01)),
     Row("dsa", "DSA", base="dsa"),
     Row("dc", "DC", base="dc"),
