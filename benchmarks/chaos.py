@@ -178,7 +178,8 @@ def disturb(chaos: Chaos, ids: list[str], num_kills: int, num_cancels: int) -> s
                 chaos.ask("POST", f"/jobs/{job.id}/cancel")
                 asked.add(job.id)
         kills_left = num_kills - sum(chaos.kills.values())
-        if kills_left > 0 and time.monotonic() >= next_kill:
+        has_begun = any(job.status != "queued" for job in jobs)
+        if has_begun and kills_left > 0 and time.monotonic() >= next_kill:
             chaos.kill_one()
             next_kill = time.monotonic() + pause(chaos, jobs, started, kills_left)
         time.sleep(0.05)

@@ -14,6 +14,8 @@ from app.jobs.tables import COUNTERS, METADATA, VERSION
 from distillery.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 30_000
+POSTGRES_OPTIONS = "-c idle_in_transaction_session_timeout=15s"
+"""A process that is stopped in the middle of a change does not hold up the others for long."""
 MIGRATION_LOCK = 0x44495354  # any number that the programs of one database agree on
 
 
@@ -28,7 +30,10 @@ class Database:
         """
         self.url = with_driver(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = sa.create_engine(self.url, pool_size=pool_size, pool_pre_ping=True)
+        arguments = {} if self.is_sqlite else {"options": POSTGRES_OPTIONS}
+        self.engine = sa.create_engine(
+            self.url, pool_size=pool_size, pool_pre_ping=True, connect_args=arguments
+        )
         if self.is_sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)

@@ -6,6 +6,7 @@ import pytest
 from worker_house import House
 
 from app.jobs.phases import PHASES
+from app.worker.main import EXIT_GAVE_UP
 
 pytestmark = pytest.mark.slow  # each starts worker processes and waits for their polls
 
@@ -122,3 +123,22 @@ def test_a_bug_in_a_stage_fails_its_job_and_the_next_one_runs(house: House) -> N
     failed = house.wait_for(broken, "failed")
     assert failed.error["code"] == "internal_error" and failed.error["retryable"]
     house.wait_for(sound, "succeeded")
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_worker_that_stood_still_too_long_ends_when_it_wakes(
+    house: House, database_url: str
+) -> None:
+    house.set_seconds(1.0)
+    job = house.submit({})
+    sleeper = house.start_worker("w0")
+    house.wait_for(job, "running", phase="prepare")
+    sleeper.send_signal(signal.SIGSTOP)
+    for lock in house.service.job_folder(job.id).glob("*.lock"):
+        lock.unlink()  # a real child would have died by its lease, and its locks with it
+    house.set_seconds(0.02)
+    house.start_worker("w1")
+    done = house.wait_for(job, "succeeded")
+    sleeper.send_signal(signal.SIGCONT)
+    assert sleeper.wait(20) == EXIT_GAVE_UP
+    assert house.service.store.get(job.id) == done
