@@ -5,6 +5,7 @@ import { addUpload } from "./upload.js";
 
 const form = find("#new");
 const WAIT_MS = 700;
+const AGAIN_MS = 5000;
 const titles = JSON.parse(find("#estimate").dataset.titles);
 const hasKey = find("#same code").textContent.includes("DISTILLERY_API_KEY");
 
@@ -146,6 +147,11 @@ async function estimate() {
     showEstimate(found);
   } catch (error) {
     if (error.name === "AbortError" || asked !== mine) return;
+    if ([0, 429, 503].includes(error.status)) { // busy or away: nothing is wrong with the request
+      find("#estimate-body").replaceChildren(make("p", { class: "muted" }, `No estimate yet, asking again: ${error.message}.`));
+      timer = setTimeout(estimate, AGAIN_MS);
+      return;
+    }
     find("#estimate-body").replaceChildren(make("p", { class: "muted" }, "No estimate yet: the request needs attention."));
     showErrors(error.errors ? error : { message: error.message, errors: [] });
   } finally {

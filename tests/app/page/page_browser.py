@@ -165,7 +165,10 @@ class Page:
         return str(self.run(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     def click(self, selector: str) -> None:
-        """Click in the middle of an element with the mouse."""
+        """Click in the middle of an element with the mouse, as soon as the page is there."""
+        self.wait(
+            f"document.readyState === 'complete' && document.querySelector({json.dumps(selector)})"
+        )
         place = self.run(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'center', behavior: 'instant'});"

@@ -100,7 +100,6 @@ def test_a_link_logs_in_once(running: Running, browser: Browser) -> None:
 def test_submit_watch_reload_and_download(running: Running, tmp_path: Path) -> None:
     page = running.page
     page.goto(f"{running.url}/new")
-    page.wait("document.querySelector('.estimate-time')", PATIENCE_S)
     page.click("[data-ipc='5']")
     page.click("input[name=preset][value=smoke]")
     page.type("#name", "<b>bold</b> name")
@@ -188,6 +187,16 @@ def test_mistakes_are_shown_beside_their_fields(running: Running) -> None:
     assert "num_steps" in page.text("#form-error")
     assert page.run("document.querySelector('#ipc').getAttribute('aria-invalid')") == "true"
     page.errors.clear()  # the refused estimates
+
+
+def test_an_estimate_comes_before_anything_runs(running: Running) -> None:
+    page = running.page
+    page.goto(f"{running.url}/new?dataset=digits&ipc=5&preset=smoke")
+    page.wait("document.querySelector('.estimate-time')", PATIENCE_S)
+    assert "about" in page.text(".estimate-time")
+    assert "1,797 images, 10 classes" in page.text("#estimate-body")
+    assert page.run("document.querySelectorAll('.estimate-bars li').length") >= 3
+    page.errors.clear()  # a busy machine may have asked for patience
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
