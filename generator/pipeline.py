@@ -192,20 +192,23 @@ def walk(
     rows: list[dict[str, Any]] = []
     for stage in STAGES[: _position(until) + 1]:
         facts = {"decisions": job["decisions"], "warnings": job["warnings"], "stages": [*rows]}
-        finished = run_stage(
+        finished = done[stage.name] = run_stage(
             stage, config, done, root=stage_root(stage, folder, cache), on_progress=on_progress,
             job=facts, checkpoint_interval_s=checkpoint_interval_s,
         )  # fmt: skip
-        done[stage.name] = finished
         if is_noted:
-            note = note_stage(folder, finished)
-            rows.append({key: note[key] for key in ("name", "seconds", "cached", "summary")})
+            rows.append(_row(note_stage(folder, finished)))
         on_stage(finished)
         if stage.name == "prepare":
             _check_size(finished, config)
     if "bundle" in done:
         _publish(done["bundle"].folder / bundle.FOLDER, folder / "bundle")
     return done
+
+
+def _row(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the report tells of a stage."""
+    return {key: note[key] for key in ("name", "seconds", "cached", "summary")}
 
 
 def _position(name: str) -> int:
