@@ -24,7 +24,7 @@ import torch
 from scipy.stats import t as student_t
 
 from benchmarks.jobs import RESULTS, save
-from benchmarks.robust_study import Data, Regime, Setting, load_data, proxy_once, run_once
+from benchmarks.robust_study import PLAIN, Data, Regime, Setting, load_data, proxy_once, run_once
 from distillery.evaluation.config import StudentConfig
 from distillery.files import read_json, write_json
 from distillery.machine import keep_large_buffers
@@ -38,6 +38,7 @@ PROXY_SEEDS, GO_ON = (0, 1, 2), 6
 """Seeds of the look at proxies, and how many settings go on from it; the present default always."""
 ROUNDS = ((0, 1), (2, 3, 4), (5, 6, 7, 8, 9))
 """Validation seeds of each round of refined sets; half of the settings go on to the next."""
+MORE_STEPS_SEEDS = 5
 TEST_SEEDS = tuple(range(1000, 1005))
 LOST_ACCURACY = 0.002
 """Mean loss of validation accuracy beyond which a setting cannot win."""
@@ -46,7 +47,10 @@ LOST_ACCURACY = 0.002
 def regime_of(dataset: str, images_per_class: int) -> Regime:
     """Return what both sides share; as long as one core can bear hundreds of runs."""
     few = images_per_class < 5
-    rates = {"learning_rate": 0.3 if few else 0.1, "reals_per_class": 16 if few else 32}
+    rates: dict[str, Any] = {
+        "learning_rate": 0.3 if few else 0.1,
+        "reals_per_class": 16 if few else 32,
+    }
     shared: dict[str, Any] = {"dataset": dataset, "images_per_class": images_per_class}
     if dataset == "digits":
         network = "convnet-d2-w32-group-max"
@@ -55,6 +59,7 @@ def regime_of(dataset: str, images_per_class: int) -> Regime:
             network=network, proxy=StudentConfig(num_steps=60, batch_size=128, learning_rate=3e-3),
             refine=RefineConfig(num_steps=120, steps_per_proxy=12, **rates),
             student=StudentConfig(network=network, num_steps=300), num_folds=3,
+            test_sets=8,
         )  # fmt: skip
     if dataset == "mnist":
         network = "convnet-d3-w32"
@@ -62,7 +67,7 @@ def regime_of(dataset: str, images_per_class: int) -> Regime:
             **shared, size=28, channels=1, train_per_class=1000, validation_fraction=1 / 6,
             network=network, proxy=StudentConfig(num_steps=40, learning_rate=3e-3),
             refine=RefineConfig(num_steps=90, steps_per_proxy=15, **rates),
-            student=StudentConfig(network=network, num_steps=200),
+            student=StudentConfig(network=network, num_steps=200), test_sets=4 if few else 2,
         )  # fmt: skip
     network = "convnet-d3-w32"
     return Regime(
@@ -121,6 +126,8 @@ class Study:
         self.runs: dict[str, dict[str, Any]] = read_json(self.store) if self.store.exists() else {}
         self.looks: list[dict[str, Any]] = []
         """What the proxies of every setting reached, once `search` has run."""
+        self.more_steps: dict[str, Any] = {}
+        """What twice the proxy steps give to the plain side, as a measure of the differences."""
         self._data: dict[int | None, Data] = {}
         self._until = time.monotonic() + 60 * arguments.minutes
 
@@ -156,7 +163,7 @@ class Study:
 
     def differences(self, setting: Setting, split: str, seeds: tuple[int, ...]) -> dict[str, Any]:
         """Return the paired differences, robust less plain, of each figure."""
-        plain = [self.figures(setting.plain(), split, seed) for seed in seeds]
+        plain = [self.figures(PLAIN, split, seed) for seed in seeds]
         robust = [self.figures(setting, split, seed) for seed in seeds]
         return {
             figure: [b[figure] - a[figure] for a, b in zip(plain, robust, strict=True)]
@@ -184,9 +191,28 @@ class Study:
             for setting in alive:
                 found = self.differences(setting, "validation", seeds)
                 rows[setting.name] = {"setting": setting, **_summary(found)}
+            if len(seeds) == MORE_STEPS_SEEDS:
+                self.more_steps = self._plain_with_more_steps(seeds)
             alive.sort(key=lambda setting: -rows[setting.name]["cluster_min"]["mean"])
             alive = alive[: max(2, len(alive) // 2)]
         return sorted(rows.values(), key=_rank)
+
+    def _plain_with_more_steps(self, seeds: tuple[int, ...]) -> dict[str, Any]:
+        """Return the row of plain proxies that were trained twice as long."""
+        steps = 2 * self.regime.proxy.num_steps
+        longer = Setting(name="plain, twice the proxy steps", proxy_steps=steps)
+        return {"setting": longer, **_summary(self.differences(longer, "validation", seeds))}
+
+    def test(self, winner: Setting) -> dict[str, Any]:
+        """Return the winner's row on the test split; each seed is the mean of its sets."""
+        sets = self.regime.test_sets
+        seeds = tuple(seed + 1000 * number for seed in TEST_SEEDS for number in range(sets))
+        found = self.differences(winner, "test", seeds)
+        means = {
+            figure: np.reshape(values, (len(TEST_SEEDS), sets)).mean(1).tolist()
+            for figure, values in found.items()
+        }
+        return {"setting": winner, **_summary(means)}
 
 
 def _rank(row: dict[str, Any]) -> tuple[bool, int, float]:
@@ -246,17 +272,17 @@ def main() -> None:
     study = Study(arguments)
     searched = study.search()
     _print(f"{study.name}, proxies on validation", study.looks)
-    _print(f"{study.name}, students on validation", searched)
+    _print(f"{study.name}, students on validation", [*searched, study.more_steps])
     if arguments.phase == "search":
         return
-    winner = searched[0]["setting"]
-    tested = {"setting": winner, **_summary(study.differences(winner, "test", TEST_SEEDS))}
+    tested = study.test(searched[0]["setting"])
     _print(f"{study.name}, test", [tested])
     path = RESULTS / RESULT
     stored = read_json(path) if path.exists() else {"studies": {}}
     stored["studies"][study.name] = {
         "proxies": [_as_facts(row) for row in study.looks],
         "search": [_as_facts(row) for row in searched],
+        "plain_with_more_steps": _as_facts(study.more_steps),
         "test": _as_facts(tested),
         "runs": study.runs,
     }

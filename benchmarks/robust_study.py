@@ -52,12 +52,10 @@ class Setting:
     """Of each class; of all for `pooled`."""
     robust: GroupRobust = GroupRobust()
     proxy_steps: int | None = None
-    """Training steps of a proxy in place of the regime's; the plain side has as many."""
+    """Training steps of a proxy in place of the regime's: for rows to compare with, not to win."""
 
-    def plain(self) -> "Setting":
-        """Return what this setting is compared with: the same proxies by cross-entropy."""
-        name = "plain" if self.proxy_steps is None else f"plain, {self.proxy_steps} steps"
-        return Setting(name=name, proxy_steps=self.proxy_steps)
+
+PLAIN = Setting(name="plain")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +78,8 @@ class Regime:
     num_folds: int = 0
     """Where the validation split is too small: training and validation images are cut into so many
     folds, and seed s is judged on fold s modulo their number. The test is as ever."""
+    test_sets: int = 1
+    """Refined sets of each test seed, whose mean is the seed's figure."""
 
 
 @dataclass(frozen=True, slots=True)
