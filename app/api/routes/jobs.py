@@ -1,7 +1,6 @@
 """`/jobs`: create, list, look at, cancel, retry, delete."""
 
 import re
-import shutil
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -15,6 +14,7 @@ from app.api.patience import PREFERENCE, wait_for_change
 from app.api.problems import Problem
 from app.api.schemas import JobList, JobOut
 from app.api.views import answer, job_etag, job_json, list_json, matches
+from app.jobs.housekeeping import delete_job
 from app.jobs.records import JobRecord, Status
 from distillery.errors import JobError
 
@@ -177,11 +177,8 @@ def delete(api: ApiDep, job_id: JobId) -> Response:
     """Remove a finished job, its files and its events; shared stages in the cache stay."""
     api.job(job_id)
     try:
-        is_gone = api.service.store.delete(job_id)
-    except ValueError as error:
+        delete_job(api.service, job_id)
+    except JobError as error:
+        api.job(job_id)  # deleted by another request meanwhile
         raise Problem("job_not_terminal", str(error)) from None
-    if not is_gone:
-        api.job(job_id)
-    shutil.rmtree(api.service.job_folder(job_id), ignore_errors=True)
-    api.service.engine.forget([job_id])
     return Response(status_code=204)

@@ -89,7 +89,7 @@ def call_many(place: Place, schema: Any, label: str, count: int) -> None:
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_random_requests(place: Place, schema: Any, label: str) -> None:
-    call_many(place, schema, label, 6)
+    call_many(place, schema, label, 4)
 
 
 @pytest.mark.slow
