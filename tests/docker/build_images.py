@@ -73,6 +73,7 @@ def main() -> None:
         builder, "api", "python3", "-c",
         "import json, distillery; c = json.load(open('/data/client.json')); "
         "print(distillery.Client(c['url'], api_key=c['api_key']).estimate('digits', 1)['object'])",
+        limit_s=300,
     )[1]  # fmt: skip
     for process in running:
         process.send_signal(signal.SIGTERM)
