@@ -28,7 +28,6 @@ from distillery.seeds import derive_seed, torch_rng
 from robust.matching_types import Batch, Method, Parameterisation
 from robust.networks import NetworkStream, Surroundings, open_networks
 from robust.objectives import shared_feature_maps
-from robust.refine import cosine_decay
 from robust.representatives import Representatives
 
 
@@ -191,7 +190,7 @@ class _Run:
         network = self.networks.at(turn, self.synthetic)
         rate = self.method.learning_rate
         if self.method.decay == "cosine":
-            rate *= cosine_decay(min(0.999, self.share_done()), 1)
+            rate *= 0.5 * (1 + math.cos(math.pi * min(0.999, self.share_done())))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         gradient = torch.zeros_like(self.values)

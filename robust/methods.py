@@ -46,8 +46,8 @@ def method_for(name: str, images_per_class: int, *, image_size: int = 32) -> Met
     """
     if images_per_class < 1:
         raise ConfigError(f"images per class must be 1 or more, got {images_per_class}")
-    if name == "dc" or name == "dsa":
-        return _gradient_method(name, images_per_class)
+    if name in ("dc", "dsa"):
+        return _gradient_method(name == "dsa", images_per_class)
     if name == "dm":
         rate = 10.0 if images_per_class >= 100 else 1.0
         return Method(
@@ -60,11 +60,11 @@ def method_for(name: str, images_per_class: int, *, image_size: int = 32) -> Met
     raise ConfigError(f"the method must be one of {', '.join(METHODS)}, got {name!r}")
 
 
-def _gradient_method(name: Literal["dc", "dsa"], images_per_class: int) -> Method:
+def _gradient_method(siamese: bool, images_per_class: int) -> Method:
     """Return DC, which starts from noise, or DSA, which augments and starts from real images."""
+    name: Literal["dc", "dsa"] = "dsa" if siamese else "dc"
     check_refinement(RefineConfig(objective=name), images_per_class)
     outer, inner = GRADIENT_LOOPS[images_per_class]
-    siamese = name == "dsa"
     plan = NetworkPlan(
         source="trained_along",
         renew_every=outer,

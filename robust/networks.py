@@ -181,7 +181,7 @@ def build(around: Surroundings, number: int) -> Classifier:
         num_classes=around.num_classes, seed=derive_seed(around.seed, "matching-network", number),
     ).to(images.device)  # fmt: skip
     if images.device.type == "cpu" and around.channels_last:
-        return network.to(memory_format=torch.channels_last)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 
 

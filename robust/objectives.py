@@ -4,7 +4,7 @@ All are sums over the classes present, so classes can be taken a few at a time a
 images are held constant. Shapes: N images, B real, S synthetic, D features, K classes, L layers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -128,7 +128,7 @@ def shared_feature_maps(
         kept.append((images, result))
         return result
 
-    network.feature_map = feature_map  # type: ignore[method-assign]
+    network.feature_map = feature_map  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -136,7 +136,7 @@ def shared_feature_maps(
 
 
 def _gradients(
-    network: Classifier, images: Tensor, label: int, weights: list[Tensor], *, keep_graph: bool
+    network: Classifier, images: Tensor, label: int, weights: Sequence[Tensor], *, keep_graph: bool
 ) -> tuple[Tensor, ...]:
     """Return the gradients of the mean cross-entropy of one class's images."""
     targets = torch.full((len(images),), label, dtype=torch.int64, device=images.device)
