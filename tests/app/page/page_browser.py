@@ -185,6 +185,12 @@ class Page:
                  "e.focus(); e.select?.(); })()")  # fmt: skip
         self.call("Input.insertText", text=text)
 
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in a file field, as the reader would in the system's dialog."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
     def press(self, key: str) -> None:
         """Press a key."""
         text = {"Enter": "\r", " ": " "}.get(key, "")

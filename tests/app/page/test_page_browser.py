@@ -1,6 +1,7 @@
 """The page in a real Chromium, against a real service that really distils; takes minutes."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -8,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from page_browser import Browser, Page, find_chromium
+from PIL import Image
 
 import distillery
 from app.page import text
@@ -177,6 +181,29 @@ def test_cancel_retry_and_delete(running: Running) -> None:
     page.wait("location.pathname === '/'")
     assert job["id"] not in [each["id"] for each in running.ask("GET", "/jobs")["data"]]
     assert page.errors == []
+
+
+def test_an_archive_becomes_a_dataset(running: Running, tmp_path: Path) -> None:
+    path = tmp_path / "my pets (1).zip"
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in [f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(15)]:
+            picture = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (12, 12, 3), np.uint8)).save(picture, "PNG")
+            archive.writestr(name, picture.getvalue())
+    page = running.page
+    page.goto(f"{running.url}/new")
+    page.choose_file("#archive", path)
+    page.wait("document.querySelector('input[name=dataset][value=my-pets-1]')", PATIENCE_S)
+    assert page.run("document.querySelector('input[name=dataset]:checked').value") == "my-pets-1"
+    assert "2 classes, 30 images" in page.text("#datasets")
+    assert "my-pets-1" in page.text("#same .tab code")
+    page.choose_file("#archive", path)
+    page.wait("document.querySelector('.toast.bad')", PATIENCE_S)
+    assert "already" in page.text(".toast.bad")
+    page.reload()
+    assert page.run("document.querySelector('input[name=dataset]:checked').value") == "my-pets-1"
+    page.errors.clear()  # the second upload was refused
 
 
 def test_mistakes_are_shown_beside_their_fields(running: Running) -> None:
