@@ -53,8 +53,7 @@ def download_verb(
             reason = found.reason() if found.is_finished else f"it is {found.status}: wait for it"
             raise ServiceError(f"job {found.id} has no bundle: {reason}", code="job_failed")
         with _bar(settings, quiet=as_json) as on_progress:
-            names = _bundle_files(found) if whole else []
-            for name in names:
+            for name in _bundle_files(found) if whole else ():
                 client.jobs.download_file(found.id, name, target / name, on_progress=on_progress)
             path = client.jobs.download(found.id, target / BUNDLE_NAME, on_progress=on_progress)
     data = read_bundle(path)

@@ -195,10 +195,8 @@ class Jobs:
             left_s -= time.monotonic() - now_s
             if left_s <= 0:
                 status = "out of reach" if job is None else job.status
-                raise WaitTimeout(
-                    f"job {job_id} is still {status} after {timeout_s:g} s: it goes on, wait again",
-                    code="wait_timeout",
-                )
+                text = f"job {job_id} is still {status} after {timeout_s:g} s"
+                raise WaitTimeout(f"{text}: it goes on, wait again", code="wait_timeout")
             self._transport.sleep(min(pause_s, left_s))
 
     def _poll(self, job_id: str, poll_s: int) -> tuple[Job, float]:

@@ -16,6 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dockerfile import Builder
 
 PORT = "18765"
+PAGE = """
+import re, urllib.request
+page = urllib.request.urlopen("{url}/login").read().decode()
+style = re.search(r'/static/[^"?]+[.]css', page)[0]
+print(urllib.request.urlopen("{url}" + style).status)
+"""
+"""Prints 200 where the page and its style are in the image."""
 
 
 def ask(builder: Builder, name: str, *command: str, limit_s: float = 60.0) -> tuple[int, str]:
@@ -60,6 +67,7 @@ def main() -> None:
         running.append(builder.start("api", command, stdout=log, stderr=log))
     url = f"http://127.0.0.1:{PORT}"
     found["api"] = until_well(builder, "api", "distillery", "healthcheck", "api", "--url", url)
+    found["page"] = ask(builder, "api", "python3", "-c", PAGE.format(url=url))[1]
     with open(work / "worker.log", "w") as log:
         command = [*builder.commands["worker"], "--no-migrate", "--device", "cpu"]
         running.append(builder.start("worker", command, stdout=log, stderr=log))

@@ -52,5 +52,6 @@ def test_both_images_build_and_run(tmp_path: Path) -> None:
         assert found[name] == "well", found["logs"]
     assert "up to date" in found["migrate"]
     assert found["ended"].strip().endswith("succeeded"), (found["ended"], found["logs"])
+    assert found["page"].strip() == "200"
     assert found["estimate"].strip() == "estimate"
     assert found["exit codes"] == [0, 0], found["logs"]
