@@ -95,7 +95,7 @@ function showErrors(problem) {
 }
 
 function askLicence(text) {
-  find("#licence-text").textContent = `I know this: ${text}`;
+  find("#licence-text").textContent = `I know this: ${text.split(": send")[0]}.`; // the rest is for programs
   find("#licence-row").hidden = false;
 }
 
