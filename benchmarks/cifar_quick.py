@@ -75,7 +75,7 @@ def run_cell(options: argparse.Namespace, name: str, seed: int) -> dict:
     made = bench.make(row, derive_seed(0, "quick-table", seed))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     judged = data.validation if options.validation else data.test
-    test = _test_bench(bench, judged, options.folder)
+    test = quick_bench(bench, judged, options.folder)
     recipe = student(len(made.views), bench.setting.network, options.epochs)
     began = time.thread_time()
     figures = judge(ImageSet(made.views, made.view_labels), test, recipe, seed=seed)
@@ -91,7 +91,7 @@ def run_cell(options: argparse.Namespace, name: str, seed: int) -> dict:
     }
 
 
-def _test_bench(bench: Bench, judged: Split, cache: Path) -> TestBench:
+def quick_bench(bench: Bench, judged: Split, cache: Path) -> TestBench:
     """Return the judge's bench; blurred images and groups are worked out once, then read."""
     path = cache / f"bench-{len(judged.labels)}.safetensors"
     if not path.exists():
@@ -101,7 +101,7 @@ def _test_bench(bench: Bench, judged: Split, cache: Path) -> TestBench:
     arrays, _ = read_tensors(path)
     groups = arrays.pop("groups")
     views = {
-        name: NormalisedImages(torch.from_numpy(raw), bench.normalisation)
+        name: NormalisedImages(torch.from_numpy(raw).to(bench.device), bench.normalisation)
         for name, raw in arrays.items()
     }
     return TestBench(judged.labels, groups, NUM_GROUPS, NUM_CLASSES, bench.normalisation, views)
@@ -178,7 +178,7 @@ def main() -> None:
     data = load_cifar(options.data, options.folder, per_class=options.per_class)
     bench = Bench(data, Setting(), cache=options.folder)  # once, for all cells
     bench.judge()
-    _test_bench(bench, data.validation if options.validation else data.test, options.folder)
+    quick_bench(bench, data.validation if options.validation else data.test, options.folder)
     work(schedule, options.workers)
     setting = asdict(Setting(seconds=options.seconds)) | {
         "epochs": options.epochs, "per_class": options.per_class, "seeds": options.seeds,
