@@ -242,7 +242,7 @@ TRIED = (
      "epochs": 80, "validation": 0.4015},
     {"what": "packed herding (network of 250 steps), then SGD 5 in that network, 8 iterations",
      "epochs": 80, "validation": 0.421},
-    {"what": "DM + both, weights x 0.3, rate 10, 99 iterations", "epochs": 150, "validation": 0.354},
+    {"what": "DM + both, weights x 0.3, rate 10, 99 steps", "epochs": 150, "validation": 0.354},
 )  # fmt: skip
 """Accuracy on our 2,000 validation images, one seed and one student each (standard error about one
 point), while other work shared the machine. The test split was not looked at."""
