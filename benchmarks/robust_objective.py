@@ -91,7 +91,7 @@ def settings_of(images_per_class: int) -> list[Setting]:
 
     running = {"memory": 0.9, "min_cluster_size": 1}  # the worst cluster so far, not of the batch
     worst = {"tail_fraction": 1.0, "mean_weight": 0.0}  # group DRO: no tail inside a cluster
-    return [
+    settings = [
         one("class 5, tail .8 (default)", "class", 5),
         one("class 5, tail .3", "class", 5, tail_fraction=0.3),
         one("class 5, tail .8, every 3", "class", 5, every=3),
@@ -113,6 +113,9 @@ def settings_of(images_per_class: int) -> list[Setting]:
         one("pooled 10, running worst only", "pooled", 10, **running, **worst),
         one("pooled 5, worst only", "pooled", 5, **worst),
     ]
+    if moving == 1:  # with one cluster a class, the worst so far is the worst of the batch
+        settings = [setting for setting in settings if setting.name != "moving, running worst"]
+    return settings
 
 
 class Study:
