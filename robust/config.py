@@ -6,10 +6,12 @@ from typing import Literal
 from distillery.errors import ConfigError
 from distillery.models.config import check_classifier_name
 
-OBJECTIVES = ("clusters", "dc", "dsa", "dm", "idm", "idc", "dream")
+OBJECTIVES = ("clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd")
 """What refinement can match."""
 GRADIENT_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Outer and inner loops of gradient matching (DC, DSA) by images per class."""
+PROGRESSIVE_STAGES = {10: 5, 50: 5}
+"""Stages of PDD by images per class; each distils an equal share of them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +73,7 @@ class RefineConfig:
 
     enabled: bool = True
     """Off: the chosen images are the result."""
-    objective: Literal["clusters", "dc", "dsa", "dm", "idm", "idc", "dream"] = "clusters"
+    objective: Literal["clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd"] = "clusters"
     """`clusters`: the means of each class and of each cluster around a synthetic image, seen by
     proxies. The others are published methods (`robust.methods`), with Adam and the steps and rate
     given here; of packed images they keep the objective, not the packing."""
@@ -120,6 +122,12 @@ def check_refinement(config: RefineConfig, images_per_class: int) -> None:
         raise ConfigError(
             f"{config.objective} has loops for {known} images per class, got {images_per_class}: "
             "use one of these, or another method"
+        )
+    if config.objective == "pdd" and images_per_class not in PROGRESSIVE_STAGES:
+        known = " and ".join(map(str, PROGRESSIVE_STAGES))
+        raise ConfigError(
+            f"pdd has stages for {known} images per class, got {images_per_class}: use one of "
+            "these, or another method"
         )
     if images_per_class < 2 and (config.centralisation_weight or config.covariance_weight):
         raise ConfigError(

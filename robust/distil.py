@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,6 +120,23 @@ def augmented(
     return Batch(images, batch.labels)
 
 
+def stages_of(labels: Tensor, stages: int) -> Tensor:
+    """Return the stage in which each image moves, int64 (P,): an equal share of every class.
+
+    Raises:
+        ValueError: If the images of a class cannot be shared equally.
+    """
+    result = torch.zeros_like(labels)
+    for label in labels.unique().tolist():
+        members = torch.nonzero(labels == label)[:, 0]
+        if len(members) % stages:
+            raise ValueError(
+                f"class {label} has {len(members)} images, which {stages} stages cannot share"
+            )
+        result[members] = torch.arange(len(members)).to(labels) * stages // len(members)
+    return result
+
+
 @dataclass(slots=True)
 class _Held:
     """The real side of a turn: images, their augmentation, what the network sees in them."""
@@ -138,6 +156,7 @@ class _Run:
         self.method, self.labels, self.around, self.budget = method, labels, around, budget
         self.parameterisation = parameterisation
         self.views = labels.repeat_interleave(parameterisation.views)  # (P * V,)
+        self.stage, self.stages = 0, stages_of(labels, method.stages)
         with torch.no_grad():
             self.values = parameterisation.encode(start).clone().requires_grad_()
         if method.optimiser == "adam":
@@ -180,17 +199,36 @@ class _Run:
         return self.share_done() >= 1
 
     def synthetic(self) -> Batch:
-        """Return all present images, decoded, without gradient."""
+        """Return the images up to the present stage, decoded, without gradient."""
+        return self._decoded(self.stages <= self.stage)
+
+    def earlier(self) -> Batch:
+        """Return the images of the stages before this one, decoded, without gradient."""
+        return self._decoded(self.stages < self.stage)
+
+    def _decoded(self, rows: Tensor) -> Batch:
+        views = self.views[rows.repeat_interleave(self.parameterisation.views)]
         with torch.no_grad():
-            return Batch(self.parameterisation.decode(self.values), self.views)
+            return Batch(self.parameterisation.decode(self.values[rows]), views)
+
+    def enter_stage(self) -> float:
+        """Begin the next stage when it is time, and return how much of the present one is done."""
+        position = self.share_done() * self.method.stages
+        stage = min(int(position), self.method.stages - 1)
+        if stage != self.stage:
+            self.stage = stage
+            self.optimiser.state.clear()  # momentum would move the images that are done
+        return position - stage
 
     def iterate(self, classes_per_step: int) -> None:
         """Take one step of the images, then train the networks that the method trains."""
+        share = self.enter_stage()
         turn, place = divmod(len(self.losses), self.method.hold)
-        network = self.networks.at(turn, self.synthetic)
+        along = self.method.stages > 1 and self.method.networks.source == "trained_along"
+        network = self.networks.at(turn, self.earlier if along else self.synthetic)
         rate = self.method.learning_rate
         if self.method.decay == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * min(0.999, self.share_done())))
+            rate *= 0.5 * (1 + math.cos(math.pi * min(0.999, share)))
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         gradient = torch.zeros_like(self.values)
@@ -218,8 +256,10 @@ class _Run:
         """Return the loss of a few classes and its gradient."""
         method = self.method
         held = self._hold(network, classes, turn)
-        images = self.parameterisation.decode(self.values[torch.isin(self.labels, classes)])
-        synthetic = Batch(images, self.views[torch.isin(self.views, classes)])
+        rows = torch.isin(self.labels, classes) & (self.stages == self.stage)
+        images = self.parameterisation.decode(self.values[rows])
+        views = rows.repeat_interleave(self.parameterisation.views)
+        synthetic = Batch(images, self.views[views])
         if method.augmentation is not None:
             synthetic = augmented(synthetic, held.draws, method.augmentation, self.around)
         num_classes = self.around.num_classes
@@ -285,7 +325,10 @@ class _Run:
             if value is not None:
                 arrays[f"optimiser.{name}"] = torch.as_tensor(value).cpu().numpy()
         arrays |= self.networks.state()
-        checkpoint.save(arrays, {"losses": self.losses, "seconds": self.seconds()})
+        checkpoint.save(arrays, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        return {"losses": self.losses, "seconds": self.seconds(), "stage": self.stage}
 
     def resume(self, checkpoint: Checkpoint | None) -> None:
         """Take up the state of a checkpoint, if there is one."""
@@ -306,3 +349,4 @@ class _Run:
             self.optimiser.state[self.values] = moved
         self.networks.load(arrays)
         self.losses, self._spent = list(facts["losses"]), facts["seconds"]
+        self.stage = facts.get("stage", 0)

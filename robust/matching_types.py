@@ -95,7 +95,8 @@ class NetworkPlan:
     renew_every: int = 1
     """Iterations before a fresh network takes over (`trained_along`: the outer loop)."""
     warmup_steps: int = 0
-    """Training steps of a fresh network before it is looked through."""
+    """Training steps of a fresh network before it is looked through. `trained_along` in a method of
+    several stages: on the images of the earlier ones."""
     steps: int = 0
     """Training steps between iterations (`trained_along`: the inner loop)."""
     trained_per_iteration: int = 1
@@ -142,5 +143,8 @@ class Method:
     """Of SGD."""
     decay: Literal["none", "cosine"] = "none"
     """Whether the images' learning rate falls towards zero along the budget."""
+    stages: int = 1
+    """Equal parts of the budget; each moves an equal share of every class's images, while those of
+    earlier stages stay as they are (PDD). Images of later ones are not looked at yet."""
     num_iterations: int = 20_000
     """Of the published schedule; a budget may end sooner."""

@@ -193,14 +193,19 @@ class Trainee:
         self._plan, self._around = plan, around
         self._seed = derive_seed(around.seed, "trainee", number)
         self._steps_done = 0
+        self._real_batch, self._running = plan.batch_size, None
+        if plan.robust is not None:
+            self._real_batch = plan.robust.batch_size(plan.batch_size, around.num_classes)
+            num_clusters = around.num_classes * MAX_CLUSTERS
+            self._running = plan.robust.start(num_clusters, around.reals.labels)
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), plan.learning_rate, plan.momentum,
             weight_decay=plan.weight_decay,
         )  # fmt: skip
 
     def train_on(self, images: Batch, steps: int) -> None:
-        """Train on synthetic images by plain cross-entropy."""
-        for _ in range(steps):
+        """Train on synthetic images by plain cross-entropy; where there are none, not at all."""
+        for _ in range(steps if len(images.labels) else 0):
             generator = torch_rng(self._seed, "batch", self._steps_done)
             size = min(self._plan.batch_size, len(images.labels))
             picks = torch.randperm(len(images.labels), generator=generator)[:size]
@@ -213,10 +218,11 @@ class Trainee:
         reals = self._around.reals
         robust, centres = self._plan.robust, None
         if robust is not None and steps:
-            centres = _centres(synthetic(), derive_seed(self._seed, "centres", self._steps_done))
+            draw = 0 if robust.memory else self._steps_done  # a cluster with a past stays itself
+            centres = _centres(synthetic(), derive_seed(self._seed, "centres", draw))
         for _ in range(steps):
             generator = torch_rng(self._seed, "batch", self._steps_done)
-            picks = torch.randint(len(reals.labels), (self._plan.batch_size,), generator=generator)
+            picks = torch.randint(len(reals.labels), (self._real_batch,), generator=generator)
             picks = picks.to(reals.labels.device)
             images, labels = self._augmented(reals.images[picks], generator), reals.labels[picks]
             if robust is not None and centres is not None and self._steps_done % robust.every == 0:
@@ -233,11 +239,13 @@ class Trainee:
         with torch.no_grad():
             around = self.network.features(centres.images)
             ids = cluster_around(
-                features, batch.labels, around, centres.labels, clusters_per_class=MAX_CLUSTERS
-            )
+                features, batch.labels, around, centres.labels,
+                clusters_per_class=MAX_CLUSTERS, min_size=robust.min_cluster_size,
+            )  # fmt: skip
         return robust(
-            losses, ids, num_classes=self._around.num_classes, clusters_per_class=MAX_CLUSTERS
-        )
+            losses, ids, num_classes=self._around.num_classes,
+            clusters_per_class=MAX_CLUSTERS, running=self._running,
+        )  # fmt: skip
 
     def _cutmix_loss(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         """Return cross-entropy where a rectangle of each image is another's, and so its label.
@@ -272,6 +280,8 @@ class Trainee:
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Return weights, momenta and the steps done, each name behind `prefix`."""
         arrays = {prefix + "steps": np.array(self._steps_done)}
+        if self._running is not None:
+            arrays[prefix + "running"] = self._running.cpu().numpy()
         for name, weight in self.network.named_parameters():
             arrays[f"{prefix}weight.{name}"] = weight.detach().cpu().contiguous().numpy()
             momentum = self._optimizer.state[weight].get("momentum_buffer")
@@ -282,6 +292,8 @@ class Trainee:
     def load(self, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `state` returned."""
         self._steps_done = int(arrays[prefix + "steps"])
+        if self._running is not None:
+            self._running.copy_(torch.from_numpy(arrays[prefix + "running"]))
         with torch.no_grad():
             for name, weight in self.network.named_parameters():
                 weight.copy_(torch.from_numpy(arrays[f"{prefix}weight.{name}"]))

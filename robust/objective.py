@@ -115,6 +115,10 @@ class GroupRobust:
         if self.max_over not in ("class", "all"):
             raise ValueError(f"max_over must be class or all, got {self.max_over!r}")
 
+    def batch_size(self, asked: int, num_classes: int) -> int:
+        """Return `asked`, or the fewest real images a step that the objective can bear."""
+        return max(asked, (self.samples_per_class or 0) * num_classes)
+
     def start(self, num_clusters: int, like: Tensor) -> Tensor | None:
         """Return the running CVaR of clusters that nothing was seen of, None without memory."""
         return torch.full((num_clusters,), torch.nan).to(like.device) if self.memory else None

@@ -11,10 +11,12 @@ from distillery.data.augment import DSA
 from distillery.data.normalise import Normalisation
 from distillery.errors import Cancelled, ConfigError, TrainingError
 from robust.constraints import ConstraintWeights
-from robust.distil import Budget, augmented, distil, siamese_draws
+from robust.distil import Budget, _Run, augmented, distil, siamese_draws, stages_of
 from robust.matching_types import Batch, Method, NetworkPlan, WeightedConstraint
 from robust.methods import METHODS, method_for, robust_variant, with_constraints
+from robust.moving_clusters import cluster_around
 from robust.networks import Surroundings, build
+from robust.objective import PRESETS, GroupRobust
 from robust.objectives import distribution_matching
 from robust.parameters import MultiFormation, Pixels
 from robust.refine import RealImages
@@ -56,7 +58,7 @@ def _run(method: Method, iterations: int = 3, **options):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_moves_images_plain_and_robust(name: str) -> None:
     for method in (method_for(name, 10), robust_variant(method_for(name, 10))):
-        start, done = _run(_short(method))
+        start, done = _run(replace(_short(method), stages=min(2, method.stages)))
         assert len(done.losses) == 3
         assert np.isfinite(done.losses).all()
         begun = start if method.factor == 1 else MultiFormation(NORMALISATION.clamp).encode(start)
@@ -87,9 +89,10 @@ def test_real_images_that_are_held_are_looked_at_once(precision, monkeypatch) ->
     assert done.losses[2] < done.losses[0]  # the same question, nearer to its answer
 
 
-@pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc"])
+@pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc", "pdd"])
 def test_a_run_that_was_cut_ends_as_one_that_was_not(name: str, tmp_path) -> None:
     method = _short(robust_variant(method_for(name, 10)) if name == "idm" else method_for(name, 10))
+    method = replace(method, stages=min(2, method.stages))
     _, whole = _run(method, iterations=5)
     checkpoint = Checkpoint(tmp_path / "state.safetensors", interval_s=0.0)
 
@@ -165,7 +168,7 @@ def test_dc_says_where_it_has_no_loops() -> None:
 
 
 def test_an_unknown_method_lists_the_choices() -> None:
-    with pytest.raises(ConfigError, match="dc, dsa, dm, idm, idc, dream, got 'mtt'"):
+    with pytest.raises(ConfigError, match="dc, dsa, dm, idm, idc, dream, pdd, got 'mtt'"):
         method_for("mtt", 10)
 
 
@@ -185,3 +188,107 @@ def test_the_robust_variant_trains_networks_on_real_data() -> None:
     assert robust_variant(method_for("dsa", 10)).networks.source == "trained"
     with pytest.raises(ConfigError, match="default, reference"):
         robust_variant(method_for("dm", 10), "printed")
+
+
+def test_the_reference_preset_enlarges_the_batches_of_networks_and_goes_on_from_its_memory(
+    tmp_path, monkeypatch
+) -> None:
+    sizes = []
+    plain = GroupRobust.__call__
+    monkeypatch.setattr(
+        GroupRobust, "__call__", lambda self, losses, ids, **options: (
+            sizes.append(len(losses)) or plain(self, losses, ids, **options)
+        ),
+    )  # fmt: skip
+    method = _short(robust_variant(method_for("dm", 10), "reference"))
+    assert method.networks.batch_size == 30
+    _run(method, iterations=1)
+    assert sizes and set(sizes) == {3 * 256}
+    remembering = replace(PRESETS["default"], memory=0.9)
+    method = replace(method, networks=replace(method.networks, robust=remembering))
+    _, whole = _run(method, iterations=4)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", interval_s=0.0)
+
+    def cut(progress) -> None:
+        if progress.step == 3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        _run(method, iterations=4, checkpoint=checkpoint, on_progress=cut)
+    saved = checkpoint.load()
+    assert saved is not None
+    seen = saved[0]["network.running"]
+    assert seen.shape == (3 * 10,) and np.isfinite(seen).any()
+    _, resumed = _run(method, iterations=4, checkpoint=checkpoint)
+    assert torch.equal(resumed.images, whole.images)
+
+
+def test_clusters_below_the_least_size_join_the_nearest(monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "robust.networks.cluster_around",
+        lambda *arrays, **options: (
+            asked.append(options["min_size"]) or cluster_around(*arrays, **options)
+        ),
+    )
+    _run(_short(robust_variant(method_for("dm", 10))), iterations=1)
+    assert set(asked) == {PRESETS["default"].min_cluster_size}
+
+
+def test_stages_move_their_own_images_and_leave_the_others() -> None:
+    states = []
+    method = replace(_short(method_for("pdd", 10)), stages=2, augmentation=None)
+    start = _run(method, iterations=1)[0]
+    for iterations in (2, 4):
+        run = _Run(
+            method, start, LABELS, _around(), Pixels(NORMALISATION.clamp), Budget(iterations=4)
+        )
+        for _ in range(iterations):
+            run.iterate(20)
+        states.append(run.values.detach().clone())
+    first, second = torch.tensor([0, 2, 4]), torch.tensor([1, 3, 5])
+    middle, end = states
+    begun = Pixels(NORMALISATION.clamp).store(start)
+    assert torch.equal(middle[second], begun[second])  # not looked at yet
+    assert (middle[first] - begun[first]).abs().amax((1, 2, 3)).min() > 0
+    assert torch.equal(end[first], middle[first])  # frozen
+    assert (end[second] - begun[second]).abs().amax((1, 2, 3)).min() > 0
+
+
+def test_networks_of_a_stage_are_trained_on_the_earlier_images_before_the_first_look() -> None:
+    method = replace(_short(method_for("pdd", 10)), stages=2, augmentation=None)
+    around, seen = _around(), []
+    run = _Run(
+        method, torch.zeros(6, 1, 8, 8), LABELS, around, Pixels(NORMALISATION.clamp),
+        Budget(iterations=4),
+    )  # fmt: skip
+    plain = run.networks.at
+
+    def at(iteration, synthetic):
+        network = plain(iteration, synthetic)
+        fresh = build(around, iteration // 2)
+        changed = any(
+            not torch.equal(a, b)
+            for a, b in zip(network.parameters(), fresh.parameters(), strict=True)
+        )
+        seen.append((len(synthetic().labels), changed))
+        return network
+
+    run.networks.at = at
+    for _ in range(4):
+        run.iterate(20)
+    assert seen[0] == (0, False)  # the first stage begins with a network that knows nothing
+    assert seen[2] == (3, True)  # the second with one that has learnt the first stage's images
+
+
+def test_pdd_says_where_it_has_no_stages() -> None:
+    with pytest.raises(ConfigError, match="pdd has stages for 10 and 50 images per class, got 20"):
+        method_for("pdd", 20)
+    method = method_for("pdd", 10)
+    assert (method.stages, method.num_iterations) == (5, 50_000)
+    assert method.networks.warmup_steps == 500
+    with pytest.raises(ValueError, match="class 0 has 2 images, which 5 stages cannot share"):
+        stages_of(LABELS, 5)
+    assert stages_of(torch.arange(2).repeat_interleave(10), 5)[:10].tolist() == [
+        0, 0, 1, 1, 2, 2, 3, 3, 4, 4
+    ]  # fmt: skip
