@@ -6,6 +6,7 @@ dict is in the job folder and in the bundle's manifest, so that a bundle can be 
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
@@ -132,6 +133,12 @@ class DistillConfig:
         check_refinement(self.refine, self.images_per_class)
 
 
+@functools.cache
+def field_types(kind: type) -> dict[str, Any]:
+    """Return the type of each field of a config dataclass."""
+    return typing.get_type_hints(kind)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a config dataclass as nested plain dicts."""
     return dataclasses.asdict(config)
@@ -143,7 +150,7 @@ def from_dict(values: Mapping[str, Any], kind: type = DistillConfig, path: str =
     Raises:
         ConfigError: If a field is unknown (the nearest name is offered) or of a wrong type.
     """
-    hints = typing.get_type_hints(kind)
+    hints = field_types(kind)
     arguments = {}
     for name, value in values.items():
         if name not in hints:

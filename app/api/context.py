@@ -42,10 +42,19 @@ class Api:
         Raises:
             Problem: If there is none of this id.
         """
-        job = self.service.store.get(job_id) if ID.fullmatch(job_id) else None
+        return self.job_placed(job_id)[0]
+
+    def job_placed(self, job_id: str) -> tuple[JobRecord, int | None]:
+        """Return a job and its place in the queue, None where it does not wait.
+
+        Raises:
+            Problem: If there is none of this id.
+        """
+        store = self.service.store
+        job, place = store.get_placed(job_id) if ID.fullmatch(job_id) else (None, None)
         if job is None:
             raise Problem("not_found", f"there is no job {job_id[:60]!r}")
-        return job
+        return job, place
 
     def check_queue(self) -> None:
         """Refuse a job where too many wait already.
@@ -53,7 +62,7 @@ class Api:
         Raises:
             Problem: `queue_full`.
         """
-        waiting, limit = self.service.store.counts()["queued"], self.settings.max_queued
+        waiting, limit = self.service.store.num_queued(), self.settings.max_queued
         if waiting >= limit:
             detail = f"{waiting} jobs wait and {limit} may: try again when some have started"
             raise Problem("queue_full", detail, retry_after_s=30)

@@ -75,7 +75,8 @@ def _submit(api: Api, job: JobRecord) -> None:
 
 
 def _accepted(api: Api, job: JobRecord) -> Response:
-    shown = job_json(job, api.settings, queue_position=api.queue_position(job))
+    place = api.service.store.place_of(job) if job.status == "queued" else None
+    shown = job_json(job, api.settings, queue_position=place)
     headers = {"Location": f"/jobs/{job.id}", "Retry-After": "2"}
     return answer(shown, 202, headers)
 

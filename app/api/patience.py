@@ -26,7 +26,7 @@ async def wait_for_change(
         known_etag: The caller's `If-None-Match`; without it a change of the status is waited for.
         wait: The preference, None: answer at once.
     """
-    job, place = await run_in_threadpool(_read, api, job_id)
+    job, place = await run_in_threadpool(api.job_placed, job_id)
     if wait is None or job.is_terminal:
         return job, place
     first = job.status
@@ -46,10 +46,5 @@ async def wait_for_change(
                 except TimeoutError:
                     if left > 5.0 and job.status != "queued":
                         continue
-            job, place = await run_in_threadpool(_read, api, job_id)
+            job, place = await run_in_threadpool(api.job_placed, job_id)
     return job, place
-
-
-def _read(api: Api, job_id: str) -> tuple[JobRecord, int | None]:
-    job = api.job(job_id)
-    return job, api.queue_position(job)

@@ -7,7 +7,7 @@ exactly where the job would.
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any
 
 from app.api.bodies import MAX_THREADS, PARTS
 from app.api.names import find_dataset, is_hub_id
@@ -15,7 +15,7 @@ from app.api.problems import Problem
 from app.jobs.service import Service
 from distillery.errors import ConfigError
 from distillery.models.config import PUBLISHED_BASES
-from generator.config import DistillConfig, from_dict
+from generator.config import DistillConfig, field_types, from_dict
 
 OWN = ("dataset", "name", "metadata", "priority", "acknowledge_licence", "ipc")
 MODEL_FIELDS = (
@@ -90,7 +90,7 @@ def _check_models(request: dict[str, Any], body: Any, service: Service) -> None:
 
 def _check_ranges(request: Mapping[str, Any]) -> None:
     """Ask the configuration itself, part by part, so that the answer points to the field."""
-    hints = get_type_hints(DistillConfig)
+    hints = field_types(DistillConfig)
     for part in PARTS:
         if part in request:
             try:
@@ -111,7 +111,7 @@ def _check_ranges(request: Mapping[str, Any]) -> None:
 
 def _pointer(message: str, kind: Any, sent: Mapping[str, Any], at: str) -> str:
     """Return the pointer of the sent field that a message speaks of, `at` where none is named."""
-    hints = get_type_hints(kind)
+    hints = field_types(kind)
     for field in fields(kind):
         value = sent.get(field.name)
         if is_dataclass(hints[field.name]) and isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
 
-from app.jobs.database import with_driver
+from app.jobs.database import quick_and_safe, with_driver
 from app.jobs.phases import begun_again
 from app.jobs.records import JobRecord
 from app.jobs.store import JobStore
@@ -63,6 +63,25 @@ def prepare_engine(url: str) -> None:
         engine.dispose()
 
 
+def sqlite_engine(url: str) -> sa.Engine | None:
+    """Return the connections of the engine to SQLite, None for Postgres.
+
+    DBOS would ask before each use whether the file is still there, and wait for the disk at each
+    commit; else these are as it makes them (`dbos._sys_db_sqlite`).
+    """
+    if not url.startswith("sqlite"):
+        return None
+    made = sa.create_engine(url, pool_size=10, pool_timeout=30)
+
+    @sa.event.listens_for(made, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        connection.execute("PRAGMA foreign_keys=ON")
+        quick_and_safe(connection)
+
+    return made
+
+
 class JobEngine:
     """Starts, stops and removes the workflows of jobs."""
 
@@ -71,6 +90,7 @@ class JobEngine:
         self.store = store
         self.url = engine_url(settings)
         self._client: DBOSClient | None = None
+        self._connections: sa.Engine | None = None
         self._lock = threading.Lock()
 
     @property
@@ -78,8 +98,10 @@ class JobEngine:
         """The connection to the engine's tables."""
         with self._lock:
             if self._client is None:
+                self._connections = sqlite_engine(self.url)
                 self._client = DBOSClient(
                     system_database_url=self.url,
+                    system_database_engine=self._connections,
                     serializer=DBOSPortableJSONSerializer(),
                     application_name=APPLICATION,
                     retry_connection_errors=False,  # a request fails and can be sent again
@@ -92,6 +114,8 @@ class JobEngine:
             if self._client is not None:
                 self._client.destroy()
                 self._client = None
+            if self._connections is not None:
+                self._connections.dispose()
 
     def submit(self, job: JobRecord) -> None:
         """Hand a queued job to the workers; once more changes nothing."""

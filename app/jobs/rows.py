@@ -27,19 +27,38 @@ def to_event(row: sa.Row[Any]) -> EventRecord:
 
 def next_ticket(connection: sa.Connection) -> int:
     """Return the next number in the order of submission, for the holder of a write transaction."""
-    taken = COUNTERS.update().where(COUNTERS.c.name == "ticket")
-    statement = taken.values(value=COUNTERS.c.value + 1).returning(COUNTERS.c.value)
-    return connection.execute(statement).scalar_one()
+    return connection.execute(TAKE_TICKET).scalar_one()
+
+
+BY_ID = sa.select(JOBS).where(JOBS.c.id == sa.bindparam("job_id"))
+"""Built once: SQLAlchemy takes longer to put a query together than SQLite to answer it."""
+BEFORE = sa.select(sa.func.count()).where(
+    JOBS.c.status == "queued",
+    sa.or_(
+        JOBS.c.priority < sa.bindparam("priority"),
+        sa.and_(
+            JOBS.c.priority == sa.bindparam("priority"), JOBS.c.ticket < sa.bindparam("ticket")
+        ),
+    ),
+)
+TAKE_TICKET = (
+    COUNTERS.update()
+    .where(COUNTERS.c.name == "ticket")
+    .values(value=COUNTERS.c.value + 1)
+    .returning(COUNTERS.c.value)
+)
+ADD_EVENT = EVENTS.insert()
+
+
+def find_job(connection: sa.Connection, job_id: str) -> JobRecord | None:
+    """Return a job, None where there is none of this id."""
+    row = connection.execute(BY_ID, {"job_id": job_id}).one_or_none()
+    return None if row is None else to_job(row)
 
 
 def position(connection: sa.Connection, priority: int, ticket: int) -> int:
     """Return the place in the queue, from 1, of a queued job with this priority and ticket."""
-    jobs = JOBS.c
-    before = sa.or_(
-        jobs.priority < priority, sa.and_(jobs.priority == priority, jobs.ticket < ticket)
-    )
-    query = sa.select(sa.func.count()).where(jobs.status == "queued", before)
-    return 1 + (connection.scalar(query) or 0)
+    return 1 + (connection.scalar(BEFORE, {"priority": priority, "ticket": ticket}) or 0)
 
 
 def update_job(
@@ -61,4 +80,4 @@ def insert_event(
 ) -> None:
     """Store an event under the sequence number that its change has just taken."""
     row = {"job_id": job_id, "seq": seq, "at": now(), "kind": kind, "data": data}
-    connection.execute(EVENTS.insert(), row)
+    connection.execute(ADD_EVENT, row)

@@ -21,10 +21,21 @@ from app.jobs.records import (
     JobRecord,
     Status,
 )
-from app.jobs.rows import insert_event, next_ticket, now, position, to_event, to_job, update_job
+from app.jobs.rows import (
+    find_job,
+    insert_event,
+    next_ticket,
+    now,
+    position,
+    to_event,
+    to_job,
+    update_job,
+)
 from app.jobs.tables import ANSWERS, EVENTS, JOBS, LABELS
 
 DEFAULT_PRIORITY = 5
+NUM_QUEUED = sa.select(sa.func.count()).where(JOBS.c.status == "queued")
+ADD_JOB = JOBS.insert()
 
 Jobs = list[JobRecord]  # inside the class, `list` is its method
 Events = list[EventRecord]
@@ -61,7 +72,7 @@ class JobStore:
         labels = dict(metadata or {})
         with self.database.write() as connection:
             row = _new_row(request, name, labels, priority, next_ticket(connection))
-            connection.execute(JOBS.insert(), row)
+            connection.execute(ADD_JOB, row)
             if labels:
                 pairs = [{"job_id": row["id"], "key": k, "value": v} for k, v in labels.items()]
                 connection.execute(LABELS.insert(), pairs)
@@ -75,8 +86,15 @@ class JobStore:
     def get(self, job_id: str) -> JobRecord | None:
         """Return a job, None where there is none of this id."""
         with self.database.read() as connection:
-            row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
-        return None if row is None else to_job(row)
+            return find_job(connection, job_id)
+
+    def get_placed(self, job_id: str) -> tuple[JobRecord | None, int | None]:
+        """Return a job and its place in the queue, from 1; None where it does not wait."""
+        with self.database.read() as connection:
+            job = find_job(connection, job_id)
+            if job is None or job.status != "queued":
+                return job, None
+            return job, position(connection, job.priority, job.ticket)
 
     def list(
         self,
@@ -112,11 +130,17 @@ class JobStore:
 
     def queue_position(self, job_id: str) -> int | None:
         """Return the place of a job in the queue, from 1; None where it does not wait."""
-        query = sa.select(JOBS.c.priority, JOBS.c.ticket)
-        query = query.where(JOBS.c.id == job_id, JOBS.c.status == "queued")
+        return self.get_placed(job_id)[1]
+
+    def place_of(self, job: JobRecord) -> int:
+        """Return the place in the queue of a job that waits."""
         with self.database.read() as connection:
-            row = connection.execute(query).one_or_none()
-            return None if row is None else position(connection, row.priority, row.ticket)
+            return position(connection, job.priority, job.ticket)
+
+    def num_queued(self) -> int:
+        """Return how many jobs wait."""
+        with self.database.read() as connection:
+            return connection.scalar(NUM_QUEUED) or 0
 
     def counts(self) -> dict[Status, int]:
         """Return the number of jobs in each status."""

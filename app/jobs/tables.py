@@ -59,6 +59,8 @@ JOBS = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False),
 )  # fmt: skip
 
+QUEUE_INDEX = sa.Index("jobs_by_place", JOBS.c.status, JOBS.c.priority, JOBS.c.ticket)
+
 LABELS = sa.Table(  # the metadata of jobs once more, as rows that an index finds
     "job_labels", METADATA,
     sa.Column("job_id", sa.String(40), primary_key=True),

@@ -2,7 +2,7 @@
 
 from dbos import DBOSConfig, DBOSPortableJSONSerializer
 
-from app.jobs.engine import APPLICATION, VERSION
+from app.jobs.engine import APPLICATION, VERSION, sqlite_engine
 
 
 def engine_config(url: str, executor_id: str) -> DBOSConfig:
@@ -14,6 +14,7 @@ def engine_config(url: str, executor_id: str) -> DBOSConfig:
     return {
         "name": APPLICATION,
         "system_database_url": url,
+        "system_database_engine": sqlite_engine(url),
         "executor_id": executor_id,
         "application_version": VERSION,
         "serializer": DBOSPortableJSONSerializer(),

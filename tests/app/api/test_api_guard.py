@@ -106,6 +106,7 @@ def test_a_crash_tells_nothing(place: Place, caplog: pytest.LogCaptureFixture) -
     def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError(f"secret {place.settings.data}")
 
+    place.store.num_queued = crash  # type: ignore[method-assign,assignment]
     place.store.counts = crash  # type: ignore[method-assign,assignment]
     with caplog.at_level(logging.ERROR):
         answer = place.client.post("/jobs", json={})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -9,8 +10,9 @@ import sqlalchemy as sa
 from app.jobs.database import Database
 from app.jobs.phases import PHASES, set_phase
 from app.jobs.records import Idempotency
+from app.jobs.rows import BEFORE
 from app.jobs.store import JobStore
-from app.jobs.tables import VERSION
+from app.jobs.tables import QUEUE_INDEX, VERSION
 from distillery.errors import ConfigError
 
 
@@ -80,6 +82,15 @@ def test_queue_position_follows_priority_then_submission(store: JobStore) -> Non
     assert positions == [1, 2, 3, 4]
     store.change(high.id, expect={"queued"}, status="running")
     assert store.queue_position(high.id) is None and store.queue_position(low.id) == 3
+
+
+def test_a_job_comes_with_its_place(store: JobStore) -> None:
+    first, second = store.create(REQUEST), store.create(REQUEST)
+    assert store.get_placed(second.id) == (second, 2) and store.place_of(second) == 2
+    assert store.num_queued() == 2
+    running = store.change(first.id, expect={"queued"}, status="running")
+    assert store.get_placed(first.id) == (running, None) and store.num_queued() == 1
+    assert store.get_placed("job_nobody") == (None, None)
 
 
 def test_list_is_newest_first_with_filters_and_a_cursor(store: JobStore) -> None:
@@ -162,6 +173,29 @@ def test_migrating_twice_and_at_once_changes_nothing(store: JobStore) -> None:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: store.database.migrate(), range(4)))
     assert store.get(job.id) == job
+
+
+def test_a_database_of_the_first_version_gets_the_index(store: JobStore) -> None:
+    with store.database.write() as connection:
+        QUEUE_INDEX.drop(connection)
+        connection.execute(VERSION.update().values(version=1))
+    store.database.migrate()
+    with store.database.read() as connection:
+        assert connection.scalar(sa.select(VERSION.c.version)) == 2
+        assert "jobs_by_place" in {i["name"] for i in sa.inspect(connection).get_indexes("jobs")}
+
+
+def test_sqlite_finds_the_place_in_the_queue_by_the_index(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'queue.sqlite'}")
+    database.migrate()
+    with database.read() as connection:
+        query = "EXPLAIN QUERY PLAN " + str(BEFORE.compile(dialect=connection.dialect))
+        values = ("queued", 5, 5, 7)
+        plan = str(connection.exec_driver_sql(query, values).all())
+        # 1 is NORMAL: a commit does not wait for the disk, and the file stays whole
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+    database.dispose()
+    assert "jobs_by_place" in plan and "SCAN" not in plan
 
 
 def test_a_newer_database_is_refused(store: JobStore) -> None:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from worker_house import House
 
-from app.jobs.engine import VERSION, queue_priority, workflow_id
+from app.jobs.engine import VERSION, queue_priority, sqlite_engine, workflow_id
 from app.jobs.housekeeping import delete_job, remove_old_jobs, settle_cancels, sweep, tend
 from app.worker.identity import Identity, default_id
 from app.worker.liveness import Liveness
@@ -53,6 +53,13 @@ def test_both_files_are_in_wal_mode(house: House) -> None:
     assert engine_rows(house, "PRAGMA journal_mode") == [("wal",)]
     with house.service.database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    made = sqlite_engine(house.service.engine.url)
+    assert made is not None
+    with made.connect() as connection:  # 1 is NORMAL
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    made.dispose()
+    assert sqlite_engine("postgresql://somewhere/x") is None
 
 
 def test_priorities_order_by_priority_then_ticket() -> None:
