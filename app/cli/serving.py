@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DRAIN_S = 5
 """Open answers have this long to end once the server stops; event streams are picked up again."""
 BACKLOG = 2048
+QUIET = ("uvicorn", "uvicorn.error", "dbos", "alembic")
+"""Loggers that would come before the address: DBOS has a line for each of its migrations."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -104,13 +106,14 @@ def log_for(terminal: bool) -> None:
         from app.api.logs import log_json
 
         log_json()
-        logging.getLogger("dbos").setLevel(logging.WARNING)  # each migration has a line
+        for name in QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in ("app.access", "uvicorn", "uvicorn.error", "dbos", "alembic"):
+    for name in ("app.access", *QUIET):
         logging.getLogger(name).handlers[:] = []
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -72,6 +72,7 @@ def test_serve_starts_prints_a_link_and_ends(tmp_path: Path) -> None:
     text = (tmp_path / "serve.log").read_text()
     link = re.search(rf"works once\): ({re.escape(client.url)}/login\?token=[\w-]+)", text)
     assert link and "Traceback" not in text
+    assert text.startswith(f"Distillery serves on {client.url}\nLog in"), "nothing comes before it"
     logged = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     assert any(line.get("job_id") == job_id and line["request_id"] for line in logged)
     assert stat.S_IMODE((tmp_path / "data" / "client.json").stat().st_mode) == 0o600
