@@ -115,6 +115,9 @@ class Series(_Out):
     """A curve."""
 
     phase: str
+    group: int | None = Field(
+        description="Class group, from 0, where a stage is done in parts; each has its own curve."
+    )
     name: str
     steps: list[float]
     values: list[float | None]

@@ -12,27 +12,31 @@ def series_of(
     names: Collection[str] | None = None,
     max_points: int = 1000,
 ) -> list[dict[str, Any]]:
-    """Return `{"phase", "name", "steps", "values"}` of each curve, in the order of appearance.
+    """Return `{"phase", "group", "name", "steps", "values"}` of each curve, as they appeared.
+
+    Class groups that train side by side have curves of their own; `group` is None where a stage
+    was not divided.
 
     Args:
         metrics: Data of metric events, in order.
         names: Only these; None: all.
         max_points: At most so many a curve, 2 or more.
     """
-    curves: dict[tuple[str, str], list[Point]] = {}
+    curves: dict[tuple[str, int | None, str], list[Point]] = {}
     for data in metrics:
-        phase, step = str(data.get("phase")), data.get("step")
+        phase, step, group = str(data.get("phase")), data.get("step"), data.get("group")
         if not isinstance(step, (int, float)):
             continue
         for name, value in (data.get("values") or {}).items():
             is_number = isinstance(value, (int, float)) and math.isfinite(value)
             if is_number and (names is None or name in names):
-                curves.setdefault((phase, name), []).append((float(step), float(value)))
+                curves.setdefault((phase, group, name), []).append((float(step), float(value)))
     shown = []
-    for (phase, name), points in curves.items():
+    for (phase, group, name), points in curves.items():
         kept = thin(points, max_points)
         steps, values = [p[0] for p in kept], [p[1] for p in kept]
-        shown.append({"phase": phase, "name": name, "steps": steps, "values": values})
+        place = {"phase": phase, "group": group, "name": name}
+        shown.append(place | {"steps": steps, "values": values})
     return shown
 
 

@@ -19,6 +19,8 @@ class Curve:
     """One drawn series."""
 
     phase: str
+    group: int | None
+    """Class group, from 0, of a phase that is done in parts."""
     name: str
     path: str
     """Points of a polyline in a drawing of 320 x 132."""
@@ -38,13 +40,13 @@ def draw(metrics: Sequence[Mapping[str, Any]]) -> list[Curve]:
         metrics: Data of metric events, in order.
     """
     return [
-        _draw(each["phase"], each["name"], list(zip(each["steps"], each["values"], strict=True)))
+        _draw(each, list(zip(each["steps"], each["values"], strict=True)))
         for each in series_of(metrics, None, MAX_POINTS)
         if len(each["steps"]) >= 2 and any(each["values"])
     ]
 
 
-def _draw(phase: str, name: str, points: Sequence[tuple[float, float]]) -> Curve:
+def _draw(curve: Mapping[str, Any], points: Sequence[tuple[float, float]]) -> Curve:
     steps = [step for step, _ in points]
     values = [value for _, value in points]
     low, high = min(values), max(values)
@@ -58,8 +60,9 @@ def _draw(phase: str, name: str, points: Sequence[tuple[float, float]]) -> Curve
 
     marks = (low, (low + high) / 2, high)
     return Curve(
-        phase,
-        name,
+        curve["phase"],
+        curve["group"],
+        curve["name"],
         " ".join(place(step, value) for step, value in points),
         tuple((round(_height(mark, low, high), 1), figure(mark)) for mark in marks),
         f"{first:.0f}",

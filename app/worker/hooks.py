@@ -24,9 +24,17 @@ FIELDS = (
 class JobHooks:
     """Stores what one stage of a job reports."""
 
-    def __init__(self, store: JobStore, job_id: str, stage: str, stop: threading.Event) -> None:
-        """Take the stage's job; `stop` is set when the worker is about to end."""
+    def __init__(
+        self, store: JobStore, job_id: str, stage: str, stop: threading.Event,
+        group: int | None = None,
+    ) -> None:  # fmt: skip
+        """Take the stage's job; `stop` is set when the worker is about to end.
+
+        `group` is the class group that this part of the stage is for: several run at once, and
+        each has curves of its own.
+        """
         self.store, self.job_id, self.stage, self.stop = store, job_id, stage, stop
+        self.group = group
         self._last_progress = self._last_metric = float("-inf")
 
     def on_progress(self, progress: Mapping[str, Any]) -> None:
@@ -40,7 +48,8 @@ class JobHooks:
         if values and now - self._last_metric >= METRIC_INTERVAL_S:
             self._last_metric = now
             step = progress.get("step", 0)
-            self._add("metric", {"phase": self.stage, "step": step, "values": dict(values)})
+            data = {"phase": self.stage, "step": step, "values": dict(values)}
+            self._add("metric", data if self.group is None else data | {"group": self.group})
 
     def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
         """Store an event of the stage."""

@@ -122,7 +122,7 @@ class StageRunner:
             device=self.identity.device, request=job.request if stage == PLAN else {},
             keep_open=(self.lock,),
         )  # fmt: skip
-        hooks = JobHooks(self.service.store, job.id, stage, self.stop)
+        hooks = JobHooks(self.service.store, job.id, stage, self.stop, part)
         while True:
             self._hold_if_ending()
             outcome = self.run_process(task, hooks)

@@ -53,6 +53,8 @@ function showProgress(progress) {
 }
 
 // --- curves
+const placeOf = (phase, group) => (Number.isInteger(group) ? `${phase}, group ${group + 1}` : phase);
+
 function chartOf(phase, name) {
   const key = `${phase}\n${name}`;
   if (!charts.has(key)) {
@@ -78,7 +80,8 @@ function paint(chart) {
   unpainted.add(chart);
 }
 
-function addMetric({ phase, step, values }) {
+function addMetric({ phase: stage, group, step, values }) {
+  const phase = placeOf(stage, group); // class groups that train side by side have curves of their own
   for (const [name, value] of Object.entries(values || {})) {
     if (!Number.isFinite(value) || (value === 0 && !charts.has(`${phase}\n${name}`))) continue; // a term that is off
     const chart = chartOf(phase, name);
@@ -89,7 +92,8 @@ function addMetric({ phase, step, values }) {
 
 async function loadCurves() {
   const { series } = await ask("GET", `/jobs/${id}/metrics`);
-  for (const { phase, name, steps, values } of series) {
+  for (const { phase: stage, group, name, steps, values } of series) {
+    const phase = placeOf(stage, group);
     const points = steps.map((step, i) => [step, values[i]]).filter(([, value]) => Number.isFinite(value));
     if (!points.some(([, value]) => value) || (points.length < 2 && !isActive())) continue;
     const chart = chartOf(phase, name);

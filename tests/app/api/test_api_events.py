@@ -217,7 +217,7 @@ def test_curves_are_columns(place: Place) -> None:
     )
     series = place.client.get(f"/jobs/{job_id}/metrics").json()["series"]
     assert series[0] == {
-        "phase": "finetune", "name": "loss", "steps": [0, 1, 2, 3],
+        "phase": "finetune", "group": None, "name": "loss", "steps": [0, 1, 2, 3],
         "values": [1.0, 0.5, pytest.approx(1 / 3), 0.25],
     }  # fmt: skip
     assert [each["name"] for each in series] == ["loss", "a"]

@@ -61,6 +61,19 @@ def metrics(values: list[float], name: str = "loss") -> list[dict[str, Any]]:
     return [{"phase": "base", "step": i, "values": {name: v}} for i, v in enumerate(values)]
 
 
+def test_each_class_group_has_its_own_curve() -> None:
+    told = [
+        {"phase": "finetune", "step": step, "values": {"loss": 1.0 + group}, "group": group}
+        for step in range(3)
+        for group in (0, 1)
+    ]
+    drawn = curves.draw(told + metrics([3.0, 2.0]))
+    assert [(c.phase, c.group, c.value) for c in drawn] == [
+        ("finetune", 0, "1"), ("finetune", 1, "2"), ("base", None, "2")
+    ]  # fmt: skip
+    assert all((c.first, c.last) == ("0", "2") for c in drawn[:2])
+
+
 def test_curves_stay_inside_their_drawing() -> None:
     (curve,) = curves.draw(metrics([3.0, 1.0, 2.0, 1e-9]))
     points = [tuple(map(float, point.split(","))) for point in curve.path.split()]

@@ -136,6 +136,22 @@ def test_reports_are_stored_at_a_bearable_rate(house: House) -> None:
     assert house.service.store.get(job.id).progress["step"] == 0
 
 
+def test_figures_of_a_part_name_their_class_group(house: House) -> None:
+    job = running(house)
+
+    def run_process(task: StageTask, hooks: Hooks) -> StageOutcome:
+        hooks.on_progress({"phase": "finetune", "step": 7, "total": 9, "metrics": {"loss": 1.0}})
+        return DONE
+
+    runner, _ = runner_of(house)
+    runner.run_process = run_process
+    for part in (3, None):
+        runner.run(job.id, 1, "finetune", part)
+    found = house.service.store.events(job.id, kinds={"metric"})
+    place = {"phase": "finetune", "step": 7, "values": {"loss": 1.0}}
+    assert [event.data for event in found] == [place | {"group": 3}, place]
+
+
 def test_a_database_that_is_away_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.worker.patience.time.sleep", lambda _: None)
     answers = [sa.exc.OperationalError("x", {}, Exception("away"))] * 3 + [7]
