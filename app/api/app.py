@@ -92,13 +92,16 @@ def _keep_house(service: Service, stop: threading.Event) -> None:
 def _add_pages(app: FastAPI, service: Service) -> None:
     """Add the web page, with its form for a login token."""
     from app.page.routes import add_pages
-    from app.page.templates import render_login
+    from app.page.templates import render_login, render_missing
 
     add_pages(app, service)
     app.state.login_page = lambda request, message: render_login(
         request, message, status_code=401 if message else 200
     )
     app.state.refusal_page = render_login
+    app.state.missing_page = lambda request, detail: render_missing(
+        request, "There is nothing here", f"{detail[:1].upper()}{detail[1:]}."
+    )
 
 
 def _login_page(request: Request, message: str) -> Response:

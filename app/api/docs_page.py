@@ -7,6 +7,7 @@ from typing import Any
 
 START = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>API - Distillery</title>
+<link rel="icon" href="/static/mark.svg" type="image/svg+xml">
 <link rel="stylesheet" href="/static/page.css"></head><body><main>"""
 
 

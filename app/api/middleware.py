@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.auth import COOKIE, Auth
 from app.api.limits import Buckets
 from app.api.logs import ACCESS
-from app.api.problems import Problem, problem_response
+from app.api.problems import Problem, problem_response, wants_page
 from app.api.telemetry import Telemetry
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -105,7 +105,11 @@ class Guard:
     ) -> None:
         response = problem_response(problem, exchange.path, exchange.request_id)
         page = getattr(scope["app"].state, "refusal_page", None) if "app" in scope else None
-        if page is not None and problem.status_code == 401 and _wants_page(exchange):
+        if (
+            page is not None
+            and problem.status_code == 401
+            and wants_page(exchange.method, exchange.headers)
+        ):
             response = page(Request(scope))
         exchange.code = problem.code
         await response(scope, receive, send)
@@ -290,8 +294,3 @@ def _cookie(headers: Headers) -> str | None:
     except CookieError:
         return None
     return jar[COOKIE].value if COOKIE in jar else None
-
-
-def _wants_page(exchange: Exchange) -> bool:
-    accepts = exchange.headers.get("accept", "")
-    return exchange.method in SAFE and "text/html" in accepts

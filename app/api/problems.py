@@ -138,7 +138,21 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         error.headers = {"Allow": _methods_at(request) or "GET"}
-    return respond(request, as_problem(error))
+    problem = as_problem(error)
+    page = getattr(request.app.state, "missing_page", None)
+    if (
+        problem.status_code == 404
+        and page is not None
+        and wants_page(request.method, request.headers)
+    ):
+        missing: Response = page(request, problem.detail)
+        return missing
+    return respond(request, problem)
+
+
+def wants_page(method: str, headers: Mapping[str, str]) -> bool:
+    """Say whether a browser asks for something to show: programs name no HTML."""
+    return method in ("GET", "HEAD") and "text/html" in headers.get("accept", "").lower()
 
 
 def _methods_at(request: Request) -> str:

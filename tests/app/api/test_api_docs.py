@@ -44,3 +44,4 @@ def test_docs_page_uses_nothing_from_elsewhere(place: Place) -> None:
     assert "POST /jobs" in answer.text
     assert "http://" not in answer.text and "https://" not in answer.text
     assert "<script" not in answer.text
+    assert 'rel="icon" href="/static/mark.svg"' in answer.text

@@ -133,6 +133,21 @@ def test_names_cannot_leave_the_folder(place: Place, done: str, name: str) -> No
     assert "secret" not in answer.text.replace("secret.txt", "")
 
 
+def test_what_is_the_operators_alone_is_no_file_of_a_job(place: Place, done: str) -> None:
+    folder = place.service.job_folder(done)
+    own = ("error.log", ".fault.log", "attempts.json", "job.json", "stages.json", "estimate.json",
+           "stages/finetune.partial/checkpoint-0010.safetensors")  # fmt: skip
+    for name in (*own, "previews/samples.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("Traceback: secret")
+    listed = place.client.get(f"/jobs/{done}/files").json()["data"]
+    names = {file["path"] for file in listed}
+    assert {"previews/samples.png", "job.log", "distilled.safetensors"} <= names
+    for name in own:
+        assert name not in names
+        assert place.client.get(f"/jobs/{done}/files/{name}").status_code == 404
+
+
 def test_what_is_not_there_yet_says_so(place: Place) -> None:
     job_id = place.make()
     for path in ("bundle", "report"):

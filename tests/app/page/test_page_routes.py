@@ -191,6 +191,19 @@ def test_jobs_that_are_not_there(site: Site, path: str) -> None:
     assert response.status_code == 404
 
 
+def test_an_address_of_nothing_is_a_page_for_browsers_and_a_problem_for_programs(
+    site: Site,
+) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for path in ("/nothing", "/jobs/job_00000000000000000000000000", "/ui/jobs/x/y/z"):
+        shown = site.client.get(path, headers=browser)
+        assert shown.status_code == 404 and "text/html" in shown.headers["content-type"]
+        assert "There is nothing here" in shown.text and 'href="/"' in shown.text
+        assert site.client.get(path).json()["code"] == "not_found"
+    told = site.client.delete("/jobs/job_00000000000000000000000000", headers=browser)
+    assert told.json()["code"] == "not_found", "scripts of the page read problems"
+
+
 def test_what_a_job_does_not_have(site: Site) -> None:
     running, done = site.start(), site.finish(site.start())
     assert "no result yet" in site.page(f"/ui/jobs/{running.id}/result", 404)
