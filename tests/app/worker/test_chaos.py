@@ -9,7 +9,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_few_kills_lose_nothing(database: str) -> None:
-    result = chaos.run(database, num_jobs=2, num_kills=6, num_cancels=0, seed=1)
+    result = chaos.run(database, preset="smoke", num_jobs=2, num_kills=6, num_cancels=0, seed=1)
     assert result["wrong"] == [] and result["overlaps"] == []
     assert result["statuses"] == {"succeeded": 2}
     assert sum(result["kills"].values()) >= 1
