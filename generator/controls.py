@@ -5,11 +5,13 @@ plain samples of the base, the choice before refinement, and real images with th
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from distillery.evaluation.harness import ImageSet
 from distillery.models.classifiers import Classifier
+from distillery.models.codec import Codec
 from distillery.progress import OnProgress
 from distillery.seeds import derive_seed, numpy_rng
 from generator.config import DistillConfig
@@ -78,12 +80,17 @@ def real_selections(
 
 def refined_control(
     start: ImageSet, reals: Reals, clusters: np.ndarray, config: DistillConfig,
-    on_progress: OnProgress,
+    on_progress: OnProgress, codec: Codec | None = None,
 ) -> ImageSet:  # fmt: skip
-    """Return a set of real images after the same refinement as ours, from the same seed."""
+    """Return a set of real images after the same refinement as ours, from the same seed.
+
+    A control has one picture in each stored image: where ours are packed, its pixels are refined.
+    """
+    if config.refine.factor > 1:
+        config = replace(config, refine=replace(config.refine, parameterisation="pixels"))
     refined = refine_images(
         start.images, start.labels, reals, clusters, config,
         seed=derive_seed(config.seed, "refine"), checkpoint=lambda _: None,
-        on_progress=on_progress,
+        on_progress=on_progress, codec=codec,
     )  # fmt: skip
     return ImageSet(refined.images, start.labels)

@@ -23,6 +23,7 @@ class Situation:
     num_train: int
     images_per_class: int
     num_threads: int
+    pictures_per_image: int = 1
     device: str = "cpu"
     is_digits: bool = False
 
@@ -33,6 +34,9 @@ def default_values(situation: Situation) -> dict[str, Any]:
     if situation.preset == "smoke":
         for part, changes in _smoke_values(situation).items():
             values[part] = {**values.get(part, {}), **changes}
+    if situation.pictures_per_image > 1:  # something is left to choose for packed images, too
+        oversample = values["generate"]["oversample"]
+        values["generate"]["oversample"] = max(oversample, 2 * situation.pictures_per_image)
     return values
 
 

@@ -36,7 +36,7 @@ class DistilledSet:
     kind: str
     """`bundle`, or the kind of dataset that it is stored as."""
     images: np.ndarray
-    """uint8 (N, C, H, W)."""
+    """What students train on, uint8 (N, C, H, W); of packed images their pictures."""
     labels: np.ndarray
     """int64 (N,), indices into `classes`."""
     teacher_logits: np.ndarray | None
@@ -46,16 +46,22 @@ class DistilledSet:
     """The dataset that it was made from, where it says so."""
     digest: str
     """SHA-256 over its tensors."""
+    pictures_per_image: int = 1
+    """How many of `images` are one stored image."""
 
     @property
     def images_per_class(self) -> int:
-        """Images of the largest class."""
-        return int(np.bincount(self.labels, minlength=len(self.classes)).max())
+        """Stored images of the largest class."""
+        return int(np.bincount(self.labels, minlength=len(self.classes)).max()) // (
+            self.pictures_per_image
+        )
 
     @property
     def fewest_per_class(self) -> int:
-        """Images of the smallest class."""
-        return int(np.bincount(self.labels, minlength=len(self.classes)).min())
+        """Stored images of the smallest class."""
+        return int(np.bincount(self.labels, minlength=len(self.classes)).min()) // (
+            self.pictures_per_image
+        )
 
 
 def open_distilled(path: Path) -> DistilledSet:
@@ -102,8 +108,10 @@ def _data_of_job(path: Path) -> DataConfig | None:
 
 def _of_bundle(bundle: DistilledDataset, path: Path, data: DataConfig | None) -> DistilledSet:
     source = bundle.metadata.get("source_dataset")
+    images, labels = bundle.views()
     return DistilledSet(
-        name=path.resolve().name, kind="bundle", images=bundle.images, labels=bundle.labels,
+        name=path.resolve().name, kind="bundle", images=images, labels=labels,
+        pictures_per_image=bundle.pictures_per_image,
         teacher_logits=bundle.teacher_logits, classes=bundle.classes,
         data=data or (DataConfig(dataset=source) if source else None),
         digest=bundle.content_digest,
@@ -133,8 +141,9 @@ def _of_source(path: Path) -> DistilledSet:
             raise DataError(f"class {empty[0]!r} of the distilled set has no training images")
         arrays = {"images": np.stack(images), "labels": labels}
         return DistilledSet(
-            name=path.resolve().name, kind=source.kind, **arrays, teacher_logits=None,
-            classes=source.class_names, data=None, digest=digest_arrays(arrays),
+            name=path.resolve().name, kind=source.kind, images=arrays["images"], labels=labels,
+            teacher_logits=None, classes=source.class_names, data=None,
+            digest=digest_arrays(arrays),
         )  # fmt: skip
 
 
@@ -215,7 +224,8 @@ def facts_of(distilled: DistilledSet) -> Mapping[str, Any]:
         "name": distilled.name,
         "kind": distilled.kind,
         "num_classes": len(distilled.classes),
-        "num_images": len(distilled.labels),
+        "num_images": len(distilled.labels) // distilled.pictures_per_image,
+        "pictures_per_image": distilled.pictures_per_image,
         "images_per_class": most,
         "fewest_per_class": fewest,
         "image_size": int(distilled.images.shape[-1]),

@@ -34,6 +34,11 @@ def job_setting(config: DistillConfig, num_classes: int) -> Setting | None:
             f"{protocol.name} asks the job's own teacher: leave out --no-soft-labels and "
             "label.teacher, or evaluate the finished job with distillery evaluate"
         )
+    if config.refine.factor > 1:
+        raise ConfigError(
+            f"{protocol.name} asks for soft labels, which packed images have none of: leave out "
+            "refine.parameterisation, or evaluate the finished job with distillery evaluate"
+        )
     changes = (f"the job's teacher, {config.proxy.network}", "test images are not cropped")
     return replace(setting, deviations=setting.deviations + changes)
 

@@ -19,10 +19,9 @@ from generator.config import DistillConfig
 from generator.stages.common import Reals, fit_classifier
 from robust.constraints import ConstraintWeights
 from robust.distil import Budget, distil
-from robust.matching_types import Method, WeightedConstraint
+from robust.matching_types import Method, Parameterisation, WeightedConstraint
 from robust.methods import constraint_terms, method_for, robust_variant
 from robust.networks import Surroundings
-from robust.parameters import Pixels
 from robust.refine import RealImages
 
 CENTRALISATION_NETWORK = "resnet18-w16"
@@ -30,16 +29,18 @@ CENTRALISATION_NETWORK = "resnet18-w16"
 
 
 def matched(
-    images: np.ndarray, labels: np.ndarray, reals: Reals, config: DistillConfig, *, seed: int,
-    checkpoint: Checkpoint | None, on_progress: OnProgress,
+    images: np.ndarray, labels: np.ndarray, reals: Reals, config: DistillConfig,
+    parameterisation: Parameterisation, *, seed: int, checkpoint: Checkpoint | None,
+    on_progress: OnProgress,
 ) -> tuple[np.ndarray, list[float]]:  # fmt: skip
-    """Return refined raw images (N, C, H, W) and the objective at each step.
+    """Return refined raw images (P, C, H, W) and the objective at each step.
 
     Args:
-        images: Raw images to start from.
-        labels: Their classes, (N,).
+        images: Raw images to start from, (P * V, C, H, W).
+        labels: Classes of the stored images, (P,).
         reals: The prepared dataset.
         config: The job's; `refine.objective` names a method.
+        parameterisation: What moves.
         seed: Of networks, real batches and augmentation.
         checkpoint: Where the state is kept, or None.
         on_progress: Told of each step; may raise `Cancelled`.
@@ -54,7 +55,7 @@ def matched(
         reals.normalised(images)[:],
         torch.from_numpy(labels).to(reals.device),
         around,
-        Pixels(reals.normalisation.clamp),
+        parameterisation,
         budget=Budget(iterations=config.refine.num_steps),
         classes_per_step=config.refine.classes_per_step,
         checkpoint=checkpoint,

@@ -56,6 +56,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
 
     choice = choose_base(asked, look.survey, machine=machine, cache=cache, resolve=resolve)
     config = resolve(choice)
+    _check_parameterisation(config, choice)
     check_vision_models(config, look.class_names)
     job_setting(config, len(look.class_names))  # refuses a protocol that the job cannot follow
     decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
@@ -77,6 +78,7 @@ def _resolve(
         num_classes=len(look.class_names),
         num_train=look.num_train,
         images_per_class=asked.images_per_class,
+        pictures_per_image=asked.refine.pictures_per_image,
         num_threads=default_threads(machine.num_cores, choice.image_size),
         device=_device(asked, machine),
         is_digits=asked.data.dataset == "digits",
@@ -84,6 +86,25 @@ def _resolve(
     values = merge(merge(default_values(situation), choice.values), request)
     found = {"base": {"reference": choice.reference, "revision": choice.revision}}
     return from_dict(merge(values, found))
+
+
+def _check_parameterisation(config: DistillConfig, choice: BaseChoice) -> None:
+    """Refuse a parameterisation of refine that this base or pool cannot give.
+
+    Raises:
+        ConfigError: If there is no autoencoder, or there are too few candidates to pack.
+    """
+    refine, oversample = config.refine, config.generate.oversample
+    if refine.enabled and refine.parameterisation == "latent" and choice.kind == "pixel":
+        raise ConfigError(
+            "refine.parameterisation latent needs a base with an autoencoder, but a pixel base "
+            "works on the images themselves: name a latent --base, or leave it at pixels"
+        )
+    if oversample is not None and oversample < refine.pictures_per_image:
+        raise ConfigError(
+            f"packed images hold {refine.pictures_per_image} pictures each, so "
+            f"generate.oversample must be {refine.pictures_per_image} or more, got {oversample}"
+        )
 
 
 def _device(asked: DistillConfig, machine: Machine) -> str:

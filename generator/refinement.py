@@ -13,19 +13,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from distillery.bundle.formation import decode_pictures
 from distillery.checkpoint import Checkpoint
-from distillery.errors import Cancelled
+from distillery.errors import Cancelled, ConfigError
 from distillery.evaluation.training import (
     augmentation_of,
     predict_logits,
 )
 from distillery.models.classifiers import Classifier
+from distillery.models.codec import Codec, PixelCodec
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.matching import constraints_of, matched
 from generator.stages.common import Reals, fit_classifier, num_workers
 from robust.clusters import cluster_within_classes
+from robust.matching_types import Parameterisation
+from robust.parameters import MultiFormation, Pixels, codec_latents
 from robust.proxy import train_proxy
 from robust.refine import RealImages, refine
 from robust.scoring import set_score
@@ -39,7 +43,9 @@ class Refined:
     """The set that was kept, and how it was chosen."""
 
     images: np.ndarray
-    """Raw uint8, (N, C, H, W)."""
+    """Raw uint8 as stored, (P, C, H, W)."""
+    labels: np.ndarray
+    """Their classes, (P,)."""
     losses: list[float]
     """Matching objective at each step of the attempt that was kept."""
     scores: list[float]
@@ -48,15 +54,41 @@ class Refined:
     """Number of the attempt that was kept; 0 is the start."""
 
 
+def parameterisation_of(
+    reals: Reals, config: DistillConfig, codec: Codec | None
+) -> Parameterisation:
+    """Return what refinement moves, as a job names it.
+
+    Raises:
+        ConfigError: If latents are asked for and the base has no autoencoder.
+    """
+    normalisation, refine = reals.normalisation, config.refine
+    if refine.parameterisation == "multi_formation":
+        return MultiFormation(normalisation.clamp, refine.formation_factor)
+    if refine.parameterisation == "latent":
+        if codec is None or isinstance(codec, PixelCodec):
+            raise ConfigError(
+                "refine.parameterisation latent needs a base with an autoencoder: name a latent "
+                "--base, or leave it at pixels"
+            )
+        return codec_latents(codec, normalisation)
+    return Pixels(normalisation.clamp)
+
+
+def pictures_of(images: np.ndarray, reals: Reals, factor: int) -> np.ndarray:
+    """Return what students see of stored raw images: the pictures that packed ones hold."""
+    return decode_pictures(images, factor, reals.normalisation.mean)
+
+
 def refine_images(
     images: np.ndarray, labels: np.ndarray, reals: Reals, clusters: np.ndarray,
     config: DistillConfig, *, seed: int, checkpoint: Callable[[int], Checkpoint | None],
-    on_progress: OnProgress,
+    on_progress: OnProgress, codec: Codec | None = None,
 ) -> Refined:  # fmt: skip
     """Return the best of the start and `config.refine.num_attempts` refinements of it.
 
     Args:
-        images: Raw images to start from, (N, C, H, W).
+        images: Raw images to start from, (N, C, H, W); of packed images one for each picture.
         labels: Their classes, (N,).
         reals: The prepared dataset.
         clusters: Cluster of each training image inside its class.
@@ -64,10 +96,13 @@ def refine_images(
         seed: Of proxies, real batches and augmentation.
         checkpoint: Number of an attempt -> where its state is kept, or None.
         on_progress: Told of each step; may raise `Cancelled`.
+        codec: The base's autoencoder, where latents move.
     """
     score = set_scorer(reals, config)
+    moved = parameterisation_of(reals, config, codec)
+    stored, labels = _stored(images, reals, config, moved), labels[:: moved.views]
     num_proxies = -(-config.refine.num_steps // config.refine.steps_per_proxy)
-    sets, scores = [images], [score(images, labels)]
+    sets, scores = [stored], [score(stored, labels)]
     curves: list[list[float]] = [[]]
     steps, total = config.refine.num_steps, config.refine.num_steps * config.refine.num_attempts
     for attempt in range(1, config.refine.num_attempts + 1):
@@ -81,24 +116,35 @@ def refine_images(
         state = checkpoint(attempt)
         if config.refine.objective != "clusters":
             refined, losses = matched(
-                images, labels, reals, config, seed=attempt_seed, checkpoint=state, on_progress=tell
-            )
+                images, labels, reals, config, moved,
+                seed=attempt_seed, checkpoint=state, on_progress=tell,
+            )  # fmt: skip
         else:
             make = proxy_maker(reals, clusters, config, seed=attempt_seed)
             with Ahead(make, num_proxies, workers=num_workers(config)) as proxies:
                 refined, losses = _attempt(
-                    images, labels, reals, proxies, config,
+                    images, labels, reals, proxies, config, moved,
                     seed=attempt_seed, checkpoint=state, on_progress=tell,
                 )  # fmt: skip
         sets.append(refined)
         curves.append(losses)
         scores.append(score(refined, labels))
     kept = int(np.argmin(scores))
-    return Refined(sets[kept], curves[kept], scores, kept)
+    return Refined(sets[kept], labels, curves[kept], scores, kept)
+
+
+def _stored(
+    images: np.ndarray, reals: Reals, config: DistillConfig, moved: Parameterisation
+) -> np.ndarray:
+    """Return the start as it would be stored: packed where images are packed, else as it is."""
+    if config.refine.factor == 1:
+        return images
+    packed = moved.encode(reals.normalised(images)[:])
+    return reals.normalisation.to_raw(packed).cpu().numpy()
 
 
 def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the function that scores a whole set of raw images and labels; lower is better."""
+    """Return the function that scores a whole set of stored images and labels; lower is better."""
     validation, truth = reals.split("validation")
     groups = cluster_within_classes(
         validation[:].flatten(1).cpu().numpy(),
@@ -111,7 +157,9 @@ def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.
     student = config.evaluate.student
 
     def score(images: np.ndarray, labels: np.ndarray) -> float:
+        images = pictures_of(images, reals, config.refine.factor)
         targets = torch.from_numpy(labels).to(reals.device)
+        targets = targets.repeat_interleave(config.refine.pictures_per_image)
 
         def student_loss(number: int) -> float:
             seed = derive_seed(config.seed, "set-score", number)
@@ -127,18 +175,26 @@ def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.
 
 def _attempt(
     images: np.ndarray, labels: np.ndarray, reals: Reals, make_proxy: MakeProxy,
-    config: DistillConfig, *, seed: int, checkpoint: Checkpoint | None, on_progress: OnProgress,
+    config: DistillConfig, moved: Parameterisation, *, seed: int, checkpoint: Checkpoint | None,
+    on_progress: OnProgress,
 ) -> tuple[np.ndarray, list[float]]:  # fmt: skip
     """Return refined raw images and the objective at each step."""
     train_images, train_labels = reals.split("train")
+
+    def project(values: torch.Tensor) -> torch.Tensor:
+        copy = values.clone()
+        moved.project(copy)
+        return copy
+
     result = refine(
-        reals.normalised(images)[:],
+        moved.encode(reals.normalised(images)[:]),
         torch.from_numpy(labels).to(reals.device),
         RealImages(train_images, train_labels),
         make_proxy,
         config.refine,
-        decode=lambda parameters: parameters,
-        project=reals.normalisation.clamp,
+        decode=moved.decode,
+        project=project,
+        views=moved.views,
         augmentation=augmentation_of(config.evaluate.student),
         num_classes=reals.num_classes,
         seed=seed,
@@ -147,7 +203,8 @@ def _attempt(
         checkpoint=checkpoint,
         on_progress=on_progress,
     )
-    return reals.normalisation.to_raw(result.parameters).cpu().numpy(), result.losses
+    images = reals.normalisation.to_raw(moved.store(result.parameters)).cpu().numpy()
+    return images, result.losses
 
 
 class Ahead:

@@ -115,6 +115,12 @@ def _stage_warnings(context: Context) -> list[str]:
     found = []
     if not context.facts("score")["proxy_is_sound"]:
         found.append("the proxy was below its accuracy floor, so nothing was selected by it")
+    pictures = context.config.refine.pictures_per_image
+    if pictures > 1:
+        found.append(
+            f"each image of the result holds {pictures} pictures, which students see one by one; "
+            "every control has one picture in each image"
+        )
     found += [
         f"fine-tuning was stopped by its guard: {why}"
         for why in context.facts("finetune").get("stopped", [])

@@ -119,13 +119,14 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     refine = config.refine
     proxies = math.ceil(refine.num_steps / refine.steps_per_proxy)
     # real images run forward only, a third of a training step; synthetic ones back to the pixels
-    images = num_classes * (refine.reals_per_class / 3 + config.images_per_class)
+    pictures = config.images_per_class * refine.pictures_per_image
+    images = num_classes * (refine.reals_per_class / 3 + pictures)
     steps = refine.num_steps * speeds.classifier.of(1) + refine.num_steps * (
         images * speeds.classifier.image_s
     )
     attempt = proxies * _proxy(config, refine.proxy_steps, speeds) + steps
     student = config.evaluate.student
-    batch = min(student.batch_size, num_classes * config.images_per_class)
+    batch = min(student.batch_size, num_classes * pictures)
     score = refine.num_students * student.num_steps * speeds.classifier.of(batch)
     return refine.num_attempts * (attempt + score) + score  # the start is scored too
 

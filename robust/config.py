@@ -8,6 +8,7 @@ from distillery.models.config import check_classifier_name
 
 OBJECTIVES = ("clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd")
 """What refinement can match."""
+PARAMETERISATIONS = ("pixels", "multi_formation", "latent")
 GRADIENT_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 """Outer and inner loops of gradient matching (DC, DSA) by images per class."""
 PROGRESSIVE_STAGES = {10: 5, 50: 5}
@@ -76,7 +77,12 @@ class RefineConfig:
     objective: Literal["clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd"] = "clusters"
     """`clusters`: the means of each class and of each cluster around a synthetic image, seen by
     proxies. The others are published methods (`robust.methods`), with Adam and the steps and rate
-    given here; of packed images they keep the objective, not the packing."""
+    given here; whether images are packed is said by `parameterisation`."""
+    parameterisation: Literal["pixels", "multi_formation", "latent"] = "pixels"
+    """What moves. `multi_formation`: images that hold several pictures each, which students cut out
+    and enlarge. `latent`: latents of the base's autoencoder; pixel bases have none."""
+    formation_factor: int = 2
+    """Pictures along each side of an image of `multi_formation`, 2 or 3."""
     robust: bool = True
     """Networks trained on real images have the group-robust objective; off: cross-entropy."""
     centralisation_weight: float = 0.0
@@ -111,8 +117,28 @@ class RefineConfig:
         if self.objective not in OBJECTIVES:
             choices = ", ".join(OBJECTIVES)
             raise ConfigError(f"refine.objective must be one of {choices}, got {self.objective!r}")
+        if self.parameterisation not in PARAMETERISATIONS:
+            raise ConfigError(
+                f"refine.parameterisation must be one of {', '.join(PARAMETERISATIONS)}, "
+                f"got {self.parameterisation!r}"
+            )
+        if self.formation_factor not in (2, 3):
+            raise ConfigError(
+                f"refine.formation_factor must be 2 or 3, got {self.formation_factor}"
+            )
         if not 0 <= min(self.centralisation_weight, self.covariance_weight) < float("inf"):
             raise ConfigError("the weights of refine's constraints must be 0 or more")
+
+    @property
+    def factor(self) -> int:
+        """Pictures along each side of a stored image: 1 unless refinement packs them."""
+        packs = self.enabled and self.parameterisation == "multi_formation"
+        return self.formation_factor if packs else 1
+
+    @property
+    def pictures_per_image(self) -> int:
+        """Pictures that each stored image holds, V."""
+        return self.factor**2
 
 
 def check_refinement(config: RefineConfig, images_per_class: int) -> None:
@@ -129,7 +155,8 @@ def check_refinement(config: RefineConfig, images_per_class: int) -> None:
             f"pdd has stages for {known} images per class, got {images_per_class}: use one of "
             "these, or another method"
         )
-    if images_per_class < 2 and (config.centralisation_weight or config.covariance_weight):
+    pictures = images_per_class * config.pictures_per_image
+    if pictures < 2 and (config.centralisation_weight or config.covariance_weight):
         raise ConfigError(
             "the constraints of refine need 2 or more images per class, got 1: leave "
             "refine.centralisation_weight and refine.covariance_weight at 0"

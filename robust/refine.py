@@ -98,6 +98,7 @@ def refine(
     *,
     decode: Decode,
     project: Callable[[Tensor], Tensor],
+    views: int = 1,
     augmentation: AugmentConfig | None,
     num_classes: int,
     seed: int,
@@ -116,6 +117,7 @@ def refine(
         config: Steps, rates and weights.
         decode: Parameters to normalised images.
         project: Parameters to the nearest ones that raw images can hold, after each step.
+        views: Images that `decode` makes of each parameter, following each other.
         augmentation: Siamese augmentation of both sides, or None.
         num_classes: K.
         seed: Of real batches and augmentation.
@@ -135,9 +137,9 @@ def refine(
             proxy_number = step // config.steps_per_proxy
             proxy = make_proxy(proxy_number)
         loss = _refine_step(
-            state, labels, reals, proxy, config, decode=decode, augmentation=augmentation,
-            num_classes=num_classes, background=background, constraints=constraints, seed=seed,
-            step=step,
+            state, labels, reals, proxy, config, decode=decode, views=views,
+            augmentation=augmentation, num_classes=num_classes, background=background,
+            constraints=constraints, seed=seed, step=step,
         )  # fmt: skip
         if not np.isfinite(loss):  # no step was taken
             raise TrainingError(
@@ -159,7 +161,7 @@ def cosine_decay(step: int, num_steps: int) -> float:
 
 def _refine_step(
     state: "_State", labels: Tensor, reals: RealImages, proxy: Classifier, config: RefineConfig, *,
-    decode: Decode, augmentation: AugmentConfig | None, num_classes: int,
+    decode: Decode, views: int, augmentation: AugmentConfig | None, num_classes: int,
     background: Tensor | float, constraints: tuple[WeightedConstraint, ...], seed: int, step: int,
 ) -> float:  # fmt: skip
     """Take one Adam step over all classes, a few at a time; return the mean loss.
@@ -176,16 +178,16 @@ def _refine_step(
     for part in parts:
         mine = torch.isin(labels, part)
         real_images, real_labels = reals.draw(part, config.reals_per_class, generator)
-        images = decode(state.values[mine])
+        images, own = decode(state.values[mine]), labels[mine].repeat_interleave(views)
         if augmentation is not None:
             draw = draw_augmentation(1, augmentation, generator)
             images = apply_augmentation(images, draw, augmentation, fill=background)
             real_images = apply_augmentation(real_images, draw, augmentation, fill=background)
         loss = matching_loss(
-            proxy, (real_images, real_labels), (images, labels[mine]),
+            proxy, (real_images, real_labels), (images, own),
             num_classes=num_classes, cluster_weight=config.cluster_weight,
         )  # fmt: skip
-        sides = Batch(real_images, real_labels), Batch(images, labels[mine])
+        sides = Batch(real_images, real_labels), Batch(images, own)
         for one in constraints:
             # Published weights stand beside DM's sum over classes and features; this is a mean
             scale = one.weight / (len(part) * proxy.head.in_features)

@@ -41,7 +41,11 @@ def export_verb(
         raise ConfigError("Parquet needs pyarrow, which is not installed: pip install pyarrow")
     data, target = read_bundle(path.expanduser()), target.expanduser()
     (export_imagefolder if to == "imagefolder" else export_parquet)(data, target)
-    out(settings).print(f"{len(data)} images in {clean(target)}", soft_wrap=True)
+    text = f"{len(data)} images"
+    if data.formation_factor > 1:
+        pictures = f"{len(data) * data.pictures_per_image} pictures"
+        text = f"the {pictures} of {text}" if to == "imagefolder" else f"{text} with {pictures}"
+    out(settings).print(f"{text} in {clean(target)}", soft_wrap=True)
 
 
 def _export_base(folder: Path, target: Path) -> None:

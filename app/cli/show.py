@@ -59,6 +59,7 @@ def facts(data: "DistilledDataset") -> dict[str, object]:
         "images_per_class": data.images_per_class,
         "shape": [channels, height, width],
         "classes": list(data.classes),
+        "pictures_per_image": data.pictures_per_image,
         "soft_labels": data.teacher_logits is not None,
         "score_names": list(data.score_names),
         "content_digest": data.content_digest,
@@ -77,6 +78,7 @@ def header(data: "DistilledDataset") -> "Table":
     lines = {
         "images": f"{len(data)}: {len(data.classes)} classes x {data.images_per_class}, "
         f"{height} x {width} {colour}, {size:,.0f} kB",
+        "pictures": _pictures(data),
         "soft labels": "yes" if data.teacher_logits is not None else "no",
         "digest": data.content_digest,
     } | {name.replace("_", " "): value for name, value in sorted(data.metadata.items())}
@@ -86,6 +88,13 @@ def header(data: "DistilledDataset") -> "Table":
     for name, value in lines.items():
         grid.add_row(clean(name), Text(clean(value)))
     return grid
+
+
+def _pictures(data: "DistilledDataset") -> str:
+    factor = data.formation_factor
+    if factor == 1:
+        return "one in each image"
+    return f"{factor} x {factor} in each image; load(...).views() cuts them out"
 
 
 def class_table(data: "DistilledDataset", limit: int) -> "Table":

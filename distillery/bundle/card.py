@@ -110,6 +110,19 @@ def _introduction(dataset: DistilledDataset, source: str) -> str:
     return (
         f"{_count(len(dataset), 'synthetic image')} ({height} x {width}, {colour}) in {classes}, "
         f"made by Distillery from {plain(source)}: few enough to train a network in seconds.\n"
+        + _packing(dataset)
+    )
+
+
+def _packing(dataset: DistilledDataset) -> str:
+    """Return the paragraph that says what packed images are, or nothing."""
+    if dataset.formation_factor == 1:
+        return ""
+    factor = dataset.formation_factor
+    return (
+        f"\n**Each image holds {factor} x {factor} pictures side by side.** Train on the pictures, "
+        "cut out and enlarged bilinearly: `data.views()` and `data.torch()` return them; the "
+        "Parquet file holds the images as they are stored.\n"
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillery.bundle import schema
+from distillery.bundle.formation import decode_pictures
 
 if TYPE_CHECKING:
     from torch.utils.data import TensorDataset
@@ -44,7 +45,9 @@ class DistilledDataset:
     classes: tuple[str, ...]
     """Name of each class; any text."""
     images_per_class: int
-    """Images of each class (IPC)."""
+    """Stored images of each class (IPC)."""
+    formation_factor: int = 1
+    """Pictures along each side of a stored image; above 1 images are packed, see `views`."""
     score_names: tuple[str, ...] = ()
     """Names of the columns of `scores`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -68,15 +71,19 @@ class DistilledDataset:
         )
         schema.check_values(arrays, num_classes=num_classes, images_per_class=images_per_class)
         schema.check_metadata(self.metadata, channels=self.images.shape[1])
+        schema.check_formation(self.formation_factor, has_logits=self.teacher_logits is not None)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __repr__(self) -> str:
         size = " x ".join(str(size) for size in self.images.shape[1:])
+        packed = (
+            f", {self.pictures_per_image} pictures in each" if self.formation_factor > 1 else ""
+        )
         return (
             f"DistilledDataset({len(self)} images of {size}, {len(self.classes)} classes, "
-            f"{self.images_per_class} per class)"
+            f"{self.images_per_class} per class{packed})"
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -107,8 +114,21 @@ class DistilledDataset:
         std = [round(float(max(value, 1.0)) / 255, 6) for value in std_bytes]
         return tuple(round(float(value) / 255, 6) for value in mean_bytes), tuple(std)
 
+    @property
+    def pictures_per_image(self) -> int:
+        """Pictures that each stored image holds, V; 1 unless images are packed."""
+        return self.formation_factor**2
+
+    def views(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what to train on: the pictures, uint8 (N * V, C, H, W), and labels (N * V,).
+
+        Packed images are cut and enlarged; others are returned as they are stored.
+        """
+        images = decode_pictures(self.images, self.formation_factor, self.normalisation[0])
+        return images, np.repeat(self.labels, self.pictures_per_image)
+
     def torch(self, *, soft_labels: bool = False) -> "TensorDataset":
-        """Return a torch dataset of (uint8 image (C, H, W), int64 label).
+        """Return a torch dataset of (uint8 image (C, H, W), int64 label), of the `views`.
 
         Args:
             soft_labels: Add the teacher's float32 logits (K,) as a third item.
@@ -124,7 +144,7 @@ class DistilledDataset:
                 "this bundle has no teacher logits: distil with soft labels on, "
                 "or call .torch() without soft_labels"
             )
-        arrays = [self.images, self.labels]
+        arrays = list(self.views())
         if soft_labels:
             arrays.append(np.asarray(self.teacher_logits, dtype=np.float32))
         return TensorDataset(*(torch.tensor(array) for array in arrays))

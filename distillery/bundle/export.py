@@ -59,6 +59,8 @@ def class_folder(index: int, name: str, num_classes: int) -> str:
 def export_imagefolder(dataset: DistilledDataset, folder: Path) -> None:
     """Write a tree `0000_name/00000.png`, for any loader of class folders.
 
+    Packed images are written as the pictures that they hold, which is what loaders train on.
+
     Raises:
         BundleError: If `folder` exists.
     """
@@ -66,11 +68,13 @@ def export_imagefolder(dataset: DistilledDataset, folder: Path) -> None:
 
 
 def _write_tree(dataset: DistilledDataset, folder: Path) -> None:
+    images, _ = dataset.views()
+    per_class = dataset.images_per_class * dataset.pictures_per_image
     for label, name in enumerate(dataset.classes):
         place = folder / class_folder(label, name, len(dataset.classes))
         place.mkdir()
-        for rank in range(dataset.images_per_class):
-            image = dataset.images[label * dataset.images_per_class + rank]
+        for rank in range(per_class):
+            image = images[label * per_class + rank]
             (place / f"{rank:05d}.png").write_bytes(encode_png(image))
 
 
@@ -91,6 +95,8 @@ def export_parquet(dataset: DistilledDataset, folder: Path) -> None:
 
 def write_parquet(dataset: DistilledDataset, file: IO[bytes]) -> None:
     """Write the dataset to `file` as Parquet in the layout of Hugging Face's `datasets`.
+
+    Packed images are written as they are stored.
 
     Columns: image (bytes, path), label (ClassLabel), weight, cluster_id, seed, one column
     `score_<name>` for each score, and teacher_logits where the bundle has them.

@@ -15,6 +15,7 @@ import numpy as np
 
 from distillery.bundle import schema
 from distillery.bundle.dataset import DistilledDataset
+from distillery.bundle.formation import FACTORS
 from distillery.errors import BundleError
 from distillery.tensorfile import DTYPES
 
@@ -94,7 +95,7 @@ def _take_metadata(header: dict[str, Any]) -> dict[str, str]:
     found = metadata.get("schema")
     if found != schema.SCHEMA:
         raise ValueError(f"the schema must be {schema.SCHEMA!r}, got {found!r}")
-    for key in sorted(schema.RESERVED_KEYS):
+    for key in sorted(schema.RESERVED_KEYS - schema.OPTIONAL_KEYS):
         if key not in metadata:
             raise ValueError(f"metadata {key!r} is missing")
     return metadata
@@ -110,7 +111,11 @@ def _class_table(metadata: dict[str, str]) -> dict[str, Any]:
         names[key] = tuple(value)
     schema.check_names(names["classes"], "classes", at_least=1)
     schema.check_names(names["score_names"], "score_names", at_least=0)
-    return {**names, "images_per_class": _whole_number(metadata, "ipc")}
+    factor = metadata.get("formation_factor", "1")
+    if "formation_factor" in metadata and factor not in map(str, FACTORS):
+        raise ValueError(f"metadata 'formation_factor' must be 2 or 3, got {factor[:80]!r}")
+    per_class = _whole_number(metadata, "ipc")
+    return {**names, "images_per_class": per_class, "formation_factor": int(factor)}
 
 
 def _whole_number(metadata: dict[str, str], key: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from distillery.bundle.formation import FACTORS
 from distillery.tensorfile import DTYPES
 
 SCHEMA = "distilled-dataset/1"
@@ -41,6 +42,7 @@ RESERVED_KEYS = frozenset(
         "content_digest",
         "digital_source_type",
         "format",
+        "formation_factor",
         "image_size",
         "ipc",
         "schema",
@@ -49,6 +51,8 @@ RESERVED_KEYS = frozenset(
     }
 )
 """Metadata that the writer fills in from the dataset itself; all other keys are the caller's."""
+OPTIONAL_KEYS = frozenset({"formation_factor"})
+"""Reserved, and there only where it says something: pictures along each side of a packed image."""
 
 
 def check_shapes(
@@ -120,6 +124,18 @@ def check_values(
         raise ValueError(f"weights must be 0 or more, got {arrays['weights'].min()}")
     if arrays["cluster_ids"].min() < -1:
         raise ValueError(f"cluster_ids must be -1 or more, got {arrays['cluster_ids'].min()}")
+
+
+def check_formation(factor: int, *, has_logits: bool) -> None:
+    """Check how many pictures a stored image holds along each side.
+
+    Raises:
+        ValueError: If it is not 1, 2 or 3, or packed images come with soft labels.
+    """
+    if factor not in (1, *FACTORS):
+        raise ValueError(f"formation_factor must be 1, 2 or 3, got {factor}")
+    if factor > 1 and has_logits:
+        raise ValueError("packed images have no teacher_logits: a soft label is of one picture")
 
 
 def check_names(names: Sequence[str], what: str, *, at_least: int) -> None:

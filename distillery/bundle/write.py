@@ -16,7 +16,9 @@ from distillery.tensorfile import encode_tensors
 def bundle_metadata(dataset: DistilledDataset) -> dict[str, str]:
     """Return the whole metadata of a bundle: what the schema asks for and the dataset's own."""
     mean, std = dataset.normalisation
-    return {
+    factor = dataset.formation_factor
+    packed = {"formation_factor": str(factor)} if factor > 1 else {}
+    return packed | {
         "norm_mean": json.dumps(mean),
         "norm_std": json.dumps(std),
         **dataset.metadata,

@@ -52,6 +52,7 @@ def distilled_dataset(context: Context) -> DistilledDataset:
     config, reals = context.config, open_reals(context)
     refined, _ = read_tensors(context.inputs["refine"] / REFINED)
     chosen, _ = read_tensors(context.inputs["score"] / CHOSEN)
+    first = slice(None, None, config.refine.pictures_per_image)  # of each image's pictures
     logits = None
     if context.facts("label")["enabled"]:
         logits = read_tensors(context.inputs["label"] / LOGITS)[0]["logits"]
@@ -72,12 +73,13 @@ def distilled_dataset(context: Context) -> DistilledDataset:
         images=refined["images"],
         labels=refined["labels"],
         weights=np.ones(len(refined["labels"]), np.float32),
-        cluster_ids=chosen["cluster_ids"],
-        scores=chosen["scores"],
-        seeds=chosen["seeds"],
+        cluster_ids=chosen["cluster_ids"][first],
+        scores=chosen["scores"][first],
+        seeds=chosen["seeds"][first],
         teacher_logits=logits,
         classes=reals.dataset.class_names,
         images_per_class=config.images_per_class,
+        formation_factor=config.refine.factor,
         score_names=tuple(context.facts("score")["score_names"]),
         metadata=metadata,
     )

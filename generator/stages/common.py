@@ -18,6 +18,7 @@ from distillery.machine import available_cores
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.class_rows import ClassMapping, initialise_rows
 from distillery.models.classifiers import Classifier, build_classifier
+from distillery.models.codec import Codec
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig
 from generator.public_names import public_name
@@ -124,6 +125,14 @@ def open_base(context: Context) -> tuple[DiffusionBase, np.ndarray]:
     if facts["mapping"] is not None:
         initialise_rows(base.transformer, _mapping(facts["mapping"]))
     return base.to(device_of(context.config)), rows
+
+
+def refining_codec(context: Context) -> Codec | None:
+    """Return the base's codec where refinement moves latents, None where it needs none."""
+    refine = context.config.refine
+    if not refine.enabled or refine.parameterisation != "latent":
+        return None
+    return open_base(context)[0].codec
 
 
 def _mapping(values: dict) -> ClassMapping:

@@ -20,8 +20,9 @@ from generator.config import DistillConfig, to_dict
 from generator.controls import LABELS, random_real, real_selections, refined_control
 from generator.job_protocol import job_setting
 from generator.judging import MakeSet, judge_all, own_students, protocol_students, resized
+from generator.refinement import pictures_of
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, machine_settings, open_reals
+from generator.stages.common import Reals, machine_settings, open_reals, refining_codec
 from generator.stages.generate import PLAIN, POOL
 from generator.stages.label import LOGITS, TEACHER
 from generator.stages.refine import REFINED
@@ -49,8 +50,8 @@ def run(context: Context) -> StageOutput:
     bench = _bench(config, reals, setting)
     every = dict(_every_set(context, reals))
     if setting is None:
-        with_logits = {"ours": _ours(context, soft=True)}
-        soft = with_logits if context.facts("label")["enabled"] else {}
+        labelled = context.facts("label")["enabled"]
+        soft = {"ours": _ours(context, soft=True)} if labelled else {}
         sets = {"hard": every, "soft": soft}
         runs = judge_all(context, sets, own_students(config, bench))
     else:
@@ -94,7 +95,10 @@ def _ours(context: Context, *, soft: bool) -> MakeSet:
     logits = None
     if soft:
         logits = read_tensors(context.inputs["label"] / LOGITS)[0]["logits"]
-    ours = ImageSet(arrays["images"], arrays["labels"], logits)
+    refine = context.config.refine
+    pictures = pictures_of(arrays["images"], open_reals(context), refine.factor)
+    labels = np.repeat(arrays["labels"], refine.pictures_per_image)
+    ours = ImageSet(pictures, labels, logits)
     return lambda _: ours
 
 
@@ -115,7 +119,8 @@ def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     if not config.evaluate.controls:
         return
     if config.refine.enabled:
-        yield "selected", _stored(read_tensors(context.inputs["score"] / CHOSEN)[0])
+        chosen, _ = read_tensors(context.inputs["score"] / CHOSEN)
+        yield "selected", _always(_first_of(config, chosen))
     if config.finetune.enabled:
         yield "fine_tuned", _always(_first_of_pool(context))
     yield "plain_dit", _stored(read_tensors(context.inputs["generate"] / PLAIN)[0])
@@ -132,10 +137,14 @@ def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
 
 def _first_of_pool(context: Context) -> ImageSet:
     """Return the first candidates of each class: no selection, the noise of the plain control."""
-    arrays, _ = read_tensors(context.inputs["generate"] / POOL)
+    return _first_of(context.config, read_tensors(context.inputs["generate"] / POOL)[0])
+
+
+def _first_of(config: DistillConfig, arrays: dict) -> ImageSet:
+    """Return the first images of each class, as many as the result stores."""
     labels = arrays["labels"]  # sorted
     first = np.arange(len(labels)) - np.searchsorted(labels, labels)
-    keep = first < context.config.images_per_class
+    keep = first < config.images_per_class
     return ImageSet(arrays["images"][keep], labels[keep])
 
 
@@ -150,7 +159,8 @@ def _refined_real(context: Context, reals: Reals) -> dict:
             message = "refining the real control"
             context.on_progress(Progress("evaluate", progress.step, progress.total, message))
 
-        refined = refined_control(start, reals, clusters, context.config, tell)
+        codec = refining_codec(context)
+        refined = refined_control(start, reals, clusters, context.config, tell, codec)
         write_tensors(path, {"images": refined.images, "labels": refined.labels})
     return read_tensors(path)[0]
 
@@ -158,6 +168,9 @@ def _refined_real(context: Context, reals: Reals) -> dict:
 def _row(config: DistillConfig, name: str, runs: list[dict]) -> dict[str, Any]:
     """Return one row of the report: mean and spread over the students of a set."""
     row = {"name": name, "label": LABELS[name], "is_ours": name == "ours"}
+    pictures = config.refine.pictures_per_image
+    if name == "ours" and pictures > 1:
+        row["label"] = f"{LABELS[name]}, {pictures} pictures in each image"
     return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
 
 

@@ -49,6 +49,9 @@ def run(context: Context) -> StageOutput:
     """Label the images, or say that there are hard labels only."""
     if not context.config.label.enabled:
         return StageOutput("switched off: the bundle has hard labels only", {"enabled": False})
+    if context.config.refine.factor > 1:
+        text = "packed images have hard labels only: a soft label is of one picture"
+        return StageOutput(text, {"enabled": False})
     reals = open_reals(context)
     images = read_tensors(context.inputs["refine"] / REFINED)[0]["images"]
     is_own = context.config.label.teacher == OWN_TEACHER

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from distillery.data.normalise import Images
+from distillery.errors import ConfigError
 from distillery.evaluation.training import inference_batch, predict_logits
 from distillery.models.classifiers import Classifier
 from distillery.models.features import normalise_features
@@ -43,6 +44,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "select": to_dict(config.select),
         "augmentation": config.evaluate.student.augmentation,
         "images_per_class": config.images_per_class,
+        "pictures_per_image": config.refine.pictures_per_image,
         "seed": config.seed,
         **machine_settings(config),
     }
@@ -104,7 +106,7 @@ def _summary(context: Context, proxy: Proxy, fallback: bool) -> str:
         return text + "that is below its floor, so it selects nothing: the first of each class stay"
     select = context.config.select
     by = "" if select.features == OWN_FEATURES else f" on {public_name(select.features)}"
-    return text + f"{context.config.images_per_class} a class by {select.method}{by}"
+    return text + f"{num_chosen(context.config)} a class by {select.method}{by}"
 
 
 def _selects(context: Context, proxy: Proxy) -> bool:
@@ -161,7 +163,7 @@ def real_candidates(context: Context, reals: Reals) -> Candidates:
     config = context.config
     assert config.generate.oversample is not None
     images, labels = reals.dataset.split("train")
-    count = max(config.images_per_class * config.generate.oversample, 50)
+    count = max(config.images_per_class * config.generate.oversample, num_chosen(config), 50)
     picks = []
     for label in range(reals.num_classes):
         members = np.flatnonzero(labels == label)
@@ -196,6 +198,11 @@ def selection_features(context: Context, reals: Reals, proxy: Proxy) -> Features
     return lambda images: normalise_features(model(torch.from_numpy(images))).cpu()
 
 
+def num_chosen(config: DistillConfig) -> int:
+    """Return how many candidates of a class are chosen: one for each picture of the result."""
+    return config.images_per_class * config.refine.pictures_per_image
+
+
 def choose(
     config: DistillConfig, reals: Reals, features_of: Features, candidates: Candidates,
     clusters: np.ndarray, *, is_sound: bool,
@@ -212,10 +219,17 @@ def choose(
         members = np.sort(rng.permutation(members)[: config.select.max_reals_per_class])
         mine, real = features[own], real_features[members]
         local = torch.from_numpy(clusters[members]) - label * config.proxy.num_clusters
-        picks = np.arange(config.images_per_class)
+        count = num_chosen(config)
+        if len(own) < count:
+            raise ConfigError(
+                f"class {reals.dataset.class_names[label]!r} has {len(own)} candidates, but "
+                f"{config.images_per_class} packed images take {count}: use fewer images per "
+                "class, a smaller refine.formation_factor or a larger generate.oversample"
+            )
+        picks = np.arange(count)
         if is_sound:
             picks = select(
-                config.select, mine, real, local, config.images_per_class,
+                config.select, mine, real, local, count,
                 num_clusters=config.proxy.num_clusters,
                 rng=numpy_rng(config.seed, "select", label),
             )  # fmt: skip

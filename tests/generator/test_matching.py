@@ -17,6 +17,7 @@ from generator.refinement import refine_images
 from generator.stages.common import Reals
 from generator.stages.score import CHOSEN
 from robust.config import RefineConfig
+from robust.parameters import Pixels
 
 
 @pytest.fixture
@@ -39,8 +40,9 @@ def test_a_published_method_moves_the_images(material, objective: str, robust: b
     images, labels, reals, config = material
     config = _asking(config, objective=objective, robust=robust, num_steps=2)
     moved, losses = matched(
-        images, labels, reals, config, seed=1, checkpoint=None, on_progress=ignore_progress
-    )
+        images, labels, reals, config, Pixels(reals.normalisation.clamp), seed=1,
+        checkpoint=None, on_progress=ignore_progress,
+    )  # fmt: skip
     assert moved.shape == images.shape and moved.dtype == np.uint8
     assert (moved != images).any(axis=(1, 2, 3)).all()
     assert len(losses) == 2
