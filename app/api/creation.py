@@ -14,7 +14,7 @@ from app.api.context import Api
 from app.api.problems import Problem
 from app.api.requests import distill_request
 from app.api.views import answer, job_json, json_bytes
-from app.jobs.records import AnswerRecord, Idempotency, JobRecord
+from app.jobs.records import ACKNOWLEDGED, AnswerRecord, Idempotency, JobRecord
 
 LOG = logging.getLogger(__name__)
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -32,6 +32,8 @@ def create_job(api: Api, body: Any, key: str | None, client_id: str) -> Response
         if known is not None:
             return _replay(api, known, identity)
     request = distill_request(body, api.service)
+    if body.acknowledge_licence:
+        request[ACKNOWLEDGED] = True
     api.check_disk()
     api.check_queue()
     try:

@@ -80,7 +80,7 @@ def _limit_memory() -> None:
 
 def _estimate(task: dict[str, Any]) -> dict[str, Any]:
     """Plan a request and say what it would take on the machine that would run it."""
-    from distillery.models.config import PUBLISHED_BASES
+    from distillery.models.config import forbids_commercial_use
     from generator.config import to_dict
     from generator.estimate import estimate
     from generator.plan import make_plan
@@ -102,7 +102,7 @@ def _estimate(task: dict[str, Any]) -> dict[str, Any]:
         "disk": {"bytes": figures.disk_bytes, "basis": figures.disk_basis},
         "download_bytes": figures.download_bytes,
         "licence": figures.licence,
-        "non_commercial": base in PUBLISHED_BASES and PUBLISHED_BASES[base].non_commercial,
+        "non_commercial": forbids_commercial_use(base, figures.licence),
         "dataset": {
             "classes": len(plan.look.class_names), "images": plan.look.num_images,
             "smallest_class": plan.look.smallest_class,

@@ -211,6 +211,10 @@ class EstimateOut(_Out):
     disk: dict[str, Any]
     download_bytes: float
     licence: str | None
+    non_commercial: bool = Field(
+        description="Whether that licence forbids commercial use: the job then needs "
+        "`acknowledge_licence`."
+    )
     dataset: dict[str, Any]
     device: str
     warnings: list[str]

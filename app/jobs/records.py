@@ -17,6 +17,8 @@ EventKind = Literal[
 STATUSES: tuple[Status, ...] = (
     "queued", "running", "canceling", "succeeded", "failed", "canceled"
 )  # fmt: skip
+ACKNOWLEDGED = "acknowledge_licence"
+"""In a job's request: its sender knows that the base may not be used commercially."""
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
 NEXT: Mapping[Status, frozenset[Status]] = {
     "queued": frozenset({"running", "canceled"}),
@@ -43,7 +45,8 @@ class JobRecord:
     started_at: datetime | None
     finished_at: datetime | None
     request: dict[str, Any]
-    """Nested dict of the fields that the user set, as in `generator.config.DistillConfig`."""
+    """Nested dict of the fields that the user set, as in `generator.config.DistillConfig`, and
+    `ACKNOWLEDGED` where it was."""
     config: dict[str, Any] | None
     """Resolved `DistillConfig`, once the plan is made."""
     decisions: list[dict[str, Any]]

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.jobs.records import ACKNOWLEDGED
+
 YES_NO = (("", "default"), ("true", "yes"), ("false", "no"))
 
 
@@ -119,6 +121,7 @@ def values_of_job(request: Mapping[str, Any], name: str | None) -> dict[str, Any
     dataset = values.pop("data.dataset", "digits")
     revision = values.pop("data.revision", None)
     values.pop("data.allow_download", None)  # the service's own decision
+    values.pop(ACKNOWLEDGED, None)  # said anew for each job
     values["dataset"] = f"{dataset}@{revision}" if revision else dataset
     values["ipc"] = values.pop("images_per_class", 10)
     return values | ({"name": name} if name else {})

@@ -14,6 +14,10 @@ class DeviceLost(errors.DistilleryError):
     """The device that the job computes on is not there."""
 
 
+class LicenceNotAccepted(errors.DistilleryError):
+    """The plan chose a base with a licence that the job's sender has not acknowledged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """What a code tells a client."""
@@ -29,6 +33,9 @@ CODES = {
     "config_invalid": Code("change the option that the message names and submit a new job"),
     "dataset_unsupported": Code("mend the dataset, or ask for what it holds; submit a new job"),
     "model_unavailable": Code("check the model's name and files, and that downloads are allowed"),
+    "license_not_accepted": Code(
+        "submit the job again with acknowledge_licence true, or with base.reference pixel"
+    ),
     "bundle_invalid": Code("retry the job: the bundle is written again", True),
     "job_in_use": Code("wait until nothing else works in the job's folder, then retry", True),
     "loss_not_finite": Code("lower the learning rate that the message names, or use the defaults"),
@@ -50,6 +57,7 @@ CODES = {
 """Every code that `error.code` of a job can hold."""
 BY_CLASS: tuple[tuple[type[BaseException], str], ...] = (
     (DeviceLost, "gpu_lost"),
+    (LicenceNotAccepted, "license_not_accepted"),
     (errors.ConfigError, "config_invalid"),
     (errors.DataError, "dataset_unsupported"),
     (errors.ModelError, "model_unavailable"),

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from app.worker.codes import DeviceLost
+from app.jobs.records import ACKNOWLEDGED
+from app.worker.codes import DeviceLost, LicenceNotAccepted
 from app.worker.tasks import PLAN, StageTask
 from distillery.files import digest_file, read_json, write_json
 from distillery.machine import Machine, probe
+from distillery.models.config import forbids_commercial_use
 from distillery.progress import OnProgress, Progress
 from finetune.groups import class_groups
 from generator.config import DistillConfig, from_dict
@@ -22,6 +24,7 @@ from generator.notes import read_notes
 from generator.one_stage import run_one_part, run_one_stage, work_folder
 from generator.pipeline import JOB_FILE, start_job, stored_job
 from generator.plan import look_at, make_plan
+from generator.planned import Plan
 from generator.stage import Finished
 from generator.stages.generate import plain_per_class
 
@@ -79,20 +82,27 @@ def use_worker_device(task: StageTask, config: DistillConfig) -> None:
 
 
 def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:
-    """Make the job's `job.json`, unless it is there."""
+    """Make the job's `job.json`, unless it is there.
+
+    Raises:
+        LicenceNotAccepted: If the base forbids commercial use and nobody has said that they know.
+    """
+    request = {name: value for name, value in task.request.items() if name != ACKNOWLEDGED}
     on_progress(Progress(PLAN, 0, 2, "looking at the dataset"))
     if (task.folder / JOB_FILE).exists():
-        job = stored_job(task.folder, task.request)
+        job = stored_job(task.folder, request)
         assert job is not None  # it is there
     else:
         machine = machine_of(task)
-        made = make_plan(task.request, cache=task.cache, machine=machine)
+        made = make_plan(request, cache=task.cache, machine=machine)
+        if not task.request.get(ACKNOWLEDGED):
+            check_licence(made)
         on_progress(Progress(PLAN, 1, 2, "measuring this machine"))
         cost = estimate(made, machine, cache=task.cache, folder=task.folder)
         expected = {stage.name: round(stage.seconds, 3) for stage in cost.stages}
         write_json(task.folder / ESTIMATE_FILE, expected)
         made = replace(made, warnings=(*made.warnings, *cost.warnings))
-        job = start_job(task.folder, task.request, made)
+        job = start_job(task.folder, request, made)
     on_progress(Progress(PLAN, 2, 2, "planned"))
     return {
         "config": job["config"],
@@ -100,6 +110,20 @@ def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:
         "warnings": [{"code": _warning_code(text), "message": text} for text in job["warnings"]],
         "num_parts": num_parts(from_dict(job["config"])),
     }
+
+
+def check_licence(plan: Plan) -> None:
+    """Refuse a base whose licence is more than the sender of the job has agreed to.
+
+    Raises:
+        LicenceNotAccepted: If it forbids commercial use.
+    """
+    base = plan.config.base.reference
+    if forbids_commercial_use(base, plan.licence):
+        raise LicenceNotAccepted(
+            f"the licence of {base}, {plan.licence}, forbids commercial use and the result "
+            "inherits it"
+        )
 
 
 def machine_of(task: StageTask) -> Machine:

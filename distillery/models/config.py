@@ -259,6 +259,21 @@ PUBLISHED_BASES: Mapping[str, PublishedBase] = {
     for size in (256, 512)
 }
 """Published bases by Hub id (Peebles & Xie 2023, trained on ImageNet-1K)."""
+NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial")
+
+
+def forbids_commercial_use(reference: str, licence: str | None) -> bool:
+    """Say whether a base may not be used commercially, by what we know or its licence's name.
+
+    Args:
+        reference: Hub id or folder of the base.
+        licence: As its model card names it, such as `cc-by-nc-4.0`; None where it says nothing.
+    """
+    published = PUBLISHED_BASES.get(reference)
+    if published is not None:
+        return published.non_commercial
+    return NON_COMMERCIAL.search((licence or "").lower()) is not None
+
 
 VAE_NUM_PARAMETERS = 83_653_863
 """Weights of the autoencoder of Stable Diffusion, which published DiTs use."""

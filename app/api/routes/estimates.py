@@ -34,9 +34,8 @@ def estimate(api: ApiDep, body: JobBody) -> Response:
         ) if each],
     }  # fmt: skip
     found = api.children.ask(task, reuse_s=60)
-    shown = {"object": "estimate", **found, "config": public_request(found["config"], api.settings)}
-    del shown["non_commercial"]
-    return answer(shown)
+    config = public_request(found["config"], api.settings)
+    return answer({"object": "estimate", **found, "config": config})
 
 
 def _worker_machine(api: Api) -> dict[str, Any] | None:

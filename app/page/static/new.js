@@ -106,7 +106,7 @@ let timer = 0;
 const rough = (seconds) => (seconds < 60 ? `${Math.max(Math.round(seconds), 1)} s` : seconds < 3600 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
 
 function showEstimate(estimate) {
-  const { seconds, stages = [], memory = {}, disk = {}, download_bytes: download, licence, warnings = [], decisions = [], dataset: facts = {} } = estimate;
+  const { seconds, stages = [], memory = {}, disk = {}, download_bytes: download, licence, non_commercial: isLimited, config, warnings = [], decisions = [], dataset: facts = {} } = estimate;
   const longest = Math.max(...stages.map((stage) => stage.seconds), 0.001);
   const bars = stages.filter((stage) => stage.seconds > 0).map((stage) => {
     const bar = make("progress", { max: longest, value: stage.seconds });
@@ -117,6 +117,7 @@ function showEstimate(estimate) {
   if (facts.images) rows.push(["data", `${facts.images.toLocaleString()} images, ${facts.classes} classes`]);
   rows.push(["memory", size(memory.bytes ?? 0)], ["disk", size(disk.bytes ?? 0)]);
   if (download) rows.push(["download", size(download)]);
+  if (isLimited && !find("#licence").checked) askLicence(`the licence of ${config.base.reference}, ${licence}, forbids commercial use and the result inherits it`);
   rows.push(["licence", licence || "that of your images"]);
   for (const { what, choice, reason } of decisions) rows.push([what, choice, reason]);
   const list = make("dl", { class: "facts small" });

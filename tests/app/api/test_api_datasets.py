@@ -211,6 +211,7 @@ def test_an_estimate_says_what_the_same_job_would_take(place: Place) -> None:
     assert [stage["name"] for stage in found["stages"]][:2] == ["prepare", "base"]
     assert found["dataset"] == {"classes": 10, "images": 1797, "smallest_class": 97}
     assert found["config"]["images_per_class"] == 10 and found["licence"] is None
+    assert found["non_commercial"] is False
     assert sum(place.store.counts().values()) == 0
     for bad in ({"ipc": 500}, {"ipc": 0}, {"dataset": "nothing"}, {"refin": {}}):
         refused = place.client.post("/estimates", json=body | bad)

@@ -99,7 +99,11 @@ def test_all_wrong_fields_are_told_at_once(client: TestClient) -> None:
 
 
 def test_a_licence_can_be_acknowledged(place: Place) -> None:
-    place.make(base={"reference": "facebook/DiT-XL-2-256"}, acknowledge_licence=True)
+    job_id = place.make(base={"reference": "facebook/DiT-XL-2-256"}, acknowledge_licence=True)
+    # the worker asks too, where its plan chooses the base
+    record = place.store.get(job_id)
+    assert record is not None and record.request["acknowledge_licence"] is True
+    assert "acknowledge_licence" not in place.store.get(place.make()).request  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("changes", [{"allow_download": True}])
