@@ -66,7 +66,6 @@ def distil(
     parameterisation: Parameterisation,
     *,
     budget: Budget,
-    networks: NetworkStream | None = None,
     classes_per_step: int = 20,
     checkpoint: Checkpoint | None = None,
     on_progress: OnProgress = lambda progress: None,
@@ -80,7 +79,6 @@ def distil(
         around: Real images, architecture, seed.
         parameterisation: What is stored, and how images come out of it.
         budget: Iterations and seconds.
-        networks: In place of those of the method's plan.
         classes_per_step: Classes whose real and synthetic images are in memory together.
         checkpoint: Where the state is kept, or None.
         on_progress: Told of each iteration; may raise `Cancelled`, the state is saved first.
@@ -89,8 +87,6 @@ def distil(
         TrainingError: If a term or its gradient stops being finite; the last good state is kept.
     """
     run = _Run(method, start, labels, around, parameterisation, budget)
-    if networks is not None:
-        run.networks = networks
     run.resume(checkpoint)
     while not run.is_over():
         run.iterate(classes_per_step)

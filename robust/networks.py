@@ -153,17 +153,6 @@ class NetworkQueue(NetworkStream):
             self._queue.append(trainee)
 
 
-class GivenNetwork(NetworkStream):
-    """One network that somebody else has trained: it stays as it is."""
-
-    def __init__(self, network: Classifier) -> None:
-        self._network = network
-
-    def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
-        """Return the network."""
-        return self._network
-
-
 def open_networks(plan: NetworkPlan, surroundings: Surroundings) -> NetworkStream:
     """Return the stream of networks that a plan describes."""
     streams = {
