@@ -92,11 +92,11 @@ def read_settings(
     token_file = Path(env.get("HF_TOKEN_PATH") or hub_home / "token")
     set_by_user = [f"{name}={env[name]}" for name in sorted(env) if _is_allocator(name)]
     xdg_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
-    data = Path(env.get("DISTILLERY_DATA") or xdg_data / "distillery").expanduser()
+    data = _place(env.get("DISTILLERY_DATA") or xdg_data / "distillery")
     datasets = env.get("DISTILLERY_DATASETS")
     retention = _number(env, "DISTILLERY_RETENTION_DAYS", 0)
     return Settings(
-        cache=Path(env.get("DISTILLERY_CACHE") or xdg_cache / "distillery").expanduser(),
+        cache=_place(env.get("DISTILLERY_CACHE") or xdg_cache / "distillery"),
         hub_cache=Path(hub_cache).expanduser(),
         is_offline=env.get("HF_HUB_OFFLINE", "").lower() not in FALSE_WORDS,
         has_hub_token=bool(env.get("HF_TOKEN")) or token_file.expanduser().is_file(),
@@ -104,7 +104,7 @@ def read_settings(
         allocator=" ".join(set_by_user) or None,
         data=data,
         database_url=env.get("DISTILLERY_DATABASE_URL") or f"sqlite:///{data / 'queue.sqlite'}",
-        datasets=Path(datasets).expanduser() if datasets else None,
+        datasets=_place(datasets) if datasets else None,
         is_auth_on=env.get("DISTILLERY_AUTH", "on").lower() not in FALSE_WORDS,
         url=env.get("DISTILLERY_URL") or None,
         api_key=env.get("DISTILLERY_API_KEY") or None,
@@ -123,6 +123,11 @@ def read_settings(
         max_requests_per_s=_number(env, "DISTILLERY_MAX_REQUESTS_PER_S", 100),
         child_environment={name: env[name] for name in HARMLESS_VARIABLES if name in env},
     )
+
+
+def _place(path: str | Path) -> Path:
+    """Return a folder that is the same for every process, whatever it works in."""
+    return Path(path).expanduser().absolute()
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

@@ -6,12 +6,11 @@ process dies before the answer is stored, the next request still finds the job.
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 import sqlalchemy as sa
 
 from app.jobs.database import Database
-from app.jobs.records import AnswerRecord, Idempotency
+from app.jobs.records import AnswerRecord
 from app.jobs.rows import now
 from app.jobs.tables import ANSWERS
 
@@ -32,20 +31,6 @@ class AnswerStore:
             row = connection.execute(query).one_or_none()
         return None if row is None else AnswerRecord(**row._mapping)
 
-    def claim(self, idempotency: Idempotency) -> bool:
-        """Take a key for a request that makes no job; False where another has it."""
-        row: dict[str, Any] = {
-            "key": idempotency.key, "scope": idempotency.scope,
-            "body_digest": idempotency.body_digest, "job_id": None,
-            "status": None, "headers": {}, "body": "", "created_at": now(),
-        }  # fmt: skip
-        try:
-            with self.database.write() as connection:
-                connection.execute(ANSWERS.insert(), row)
-        except sa.exc.IntegrityError:
-            return False
-        return True
-
     def finish(
         self, key: str, scope: str, *, status: int, headers: Mapping[str, str], body: str
     ) -> None:
@@ -54,12 +39,6 @@ class AnswerStore:
         with self.database.write() as connection:
             statement = ANSWERS.update().where(where)
             connection.execute(statement.values(status=status, headers=dict(headers), body=body))
-
-    def release(self, key: str, scope: str) -> None:
-        """Forget a key whose request failed, so that it can be tried again."""
-        where = sa.and_(ANSWERS.c.key == key, ANSWERS.c.scope == scope)
-        with self.database.write() as connection:
-            connection.execute(ANSWERS.delete().where(where))
 
     def purge(self) -> None:
         """Forget the keys that are older than `KEEP`."""

@@ -61,6 +61,7 @@ def run_task(task: StageTask, link: Link, stop: Stop) -> int:
     from app.worker.previews import Previews
 
     open_log(task, link)
+    os.chdir(task.folder)  # a dataset's name is a path where there is one: only the job's own
     name = task.stage if task.group is None else f"{task.stage}, part {task.group}"
     previews = Previews(task, lambda data: link.send("preview", data))
     reporter = Reporter(link.send, stop, previews.tick)

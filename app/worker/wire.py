@@ -11,8 +11,8 @@ def task_to_dict(task: StageTask) -> dict[str, Any]:
     """Return a task as JSON values."""
     return {
         "job_id": task.job_id,
-        "folder": str(task.folder),
-        "cache": str(task.cache),
+        "folder": str(task.folder.absolute()),  # the child works in the job's folder
+        "cache": str(task.cache.absolute()),
         "stage": task.stage,
         "group": task.group,
         "device": task.device,

@@ -15,6 +15,12 @@ def test_cache_is_the_users_own_unless_named() -> None:
     assert read_settings(xdg | {"DISTILLERY_CACHE": "/fast"}).cache == Path("/fast")
 
 
+def test_folders_are_the_same_for_processes_that_work_elsewhere() -> None:
+    names = ("DISTILLERY_CACHE", "DISTILLERY_DATA", "DISTILLERY_DATASETS")
+    settings = read_settings({"HOME": "/h"} | dict.fromkeys(names, "here"))
+    assert settings.cache == settings.data == settings.datasets == Path.cwd() / "here"
+
+
 def test_hub_variables_mean_what_the_hub_client_takes_them_for(tmp_path: Path) -> None:
     settings = read_settings({"HOME": str(tmp_path)})
     assert settings.hub_cache == tmp_path / ".cache/huggingface/hub"

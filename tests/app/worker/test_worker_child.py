@@ -74,6 +74,9 @@ def test_plan_prepare_and_a_base_that_is_canceled_and_waited_for(
     assert planned.facts["num_parts"] == {"finetune": 2, "generate": 3}
     assert set(read_json(tmp_path / "job" / "estimate.json")) == set(STAGE_NAMES)
     assert run(task_of(tmp_path, PLAN), children).facts == planned.facts  # it is made once
+    resting = children._resting
+    assert resting is not None  # the name of a dataset is no file of the place it was started in
+    assert Path(f"/proc/{resting.process.pid}/cwd").resolve() == (tmp_path / "job").resolve()
 
     prepared = run(task_of(tmp_path, "prepare"), children)
     assert (prepared.facts["name"], prepared.facts["cached"]) == ("prepare", False)
