@@ -33,19 +33,24 @@ class Cifar:
     test: Split
 
 
-def load_cifar(data: Path, cache: Path, *, per_class: int = 1000) -> Cifar:
+def load_cifar(
+    data: Path, cache: Path, *, per_class: int = 1000, has_validation: bool = True
+) -> Cifar:
     """Return CIFAR-10 with `per_class` training images a class; decoded once, then from `cache`.
 
     Args:
         data: Folder with `train.parquet` and `test.parquet`.
         cache: Folder for the decoded arrays.
         per_class: The first images of each class; the next 200 are the validation split.
+        has_validation: Off where no setting is searched: then all 5,000 can be training images.
     """
-    path = cache / f"cifar10-{per_class}.npz"
+    path = cache / f"cifar10-{per_class}{'' if has_validation else '-all'}.npz"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         everything = _decoded(data / "train.parquet")
-        train, validation = _cut(everything, per_class)
+        train, validation = _cut(
+            everything, per_class, VALIDATION_PER_CLASS if has_validation else 0
+        )
         test = _decoded(data / "test.parquet")
         parts = {"train": train, "validation": validation, "test": test}
         arrays = {
@@ -64,12 +69,12 @@ def load_cifar(data: Path, cache: Path, *, per_class: int = 1000) -> Cifar:
     return Cifar(**splits)
 
 
-def _cut(split: Split, per_class: int) -> tuple[Split, Split]:
-    """Return the first images of each class, and the 200 behind them."""
+def _cut(split: Split, per_class: int, most: int) -> tuple[Split, Split]:
+    """Return the first images of each class, and up to `most` behind them."""
     train, validation = [], []
     for label in range(NUM_CLASSES):
         members = np.flatnonzero(split.labels == label)
-        validation_size = min(VALIDATION_PER_CLASS, len(members) // 10)
+        validation_size = min(most, len(members) // 10)
         train.append(members[: min(per_class, len(members) - validation_size)])
         validation.append(members[len(train[-1]) :][:validation_size])
     first, second = np.concatenate(train), np.concatenate(validation)
