@@ -10,6 +10,7 @@ from pathlib import Path
 from app.jobs.records import TERMINAL, JobRecord
 from app.jobs.rows import now
 from app.jobs.service import Service, job_folder
+from app.jobs.thinning import thin_finished
 from app.settings import Settings
 from distillery.errors import JobError
 
@@ -24,8 +25,12 @@ def tend(service: Service) -> None:
 
 
 def clean(service: Service) -> None:
-    """Remove what is too old: finished jobs by the retention setting, answers, leftovers."""
+    """Remove what is too old: finished jobs by the retention setting, answers, leftovers.
+
+    Of finished jobs that stay, the events are thinned.
+    """
     service.answers.purge()
+    thin_finished(service.database)
     days = service.settings.retention_days
     if days is not None:
         remove_old_jobs(service, timedelta(days=days))

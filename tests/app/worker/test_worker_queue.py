@@ -1,8 +1,11 @@
 """Real workers on a real queue, with stages that do nothing: order, takeover, cancel, retry."""
 
 import signal
+import time
 
+import psycopg
 import pytest
+import sqlalchemy as sa
 from worker_house import House
 
 from app.jobs.phases import PHASES
@@ -123,6 +126,29 @@ def test_a_bug_in_a_stage_fails_its_job_and_the_next_one_runs(house: House) -> N
     failed = house.wait_for(broken, "failed")
     assert failed.error["code"] == "internal_error" and failed.error["retryable"]
     house.wait_for(sound, "succeeded")
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_job_lives_through_a_restart_of_the_database(
+    house: House, database_url: str, postgres_server: str
+) -> None:
+    """All connections break, and none can be had for a while."""
+    house.set_seconds(0.5)
+    house.start_worker("w1")
+    job = house.submit()
+    house.wait_for(job, "running", phase="base")
+    name = sa.make_url(database_url).database
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.execute(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
+        time.sleep(1.5)
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    house.set_seconds(0.02)
+    house.wait_for(job, "succeeded")
+    assert house.processes[0].poll() is None, "the worker went on"
+    assert house.lines(job, "ended") == list(PHASES)
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
