@@ -1,102 +1,31 @@
 """`distillery evaluate`: a distilled set, ours or anybody's, judged by a published protocol."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.console import err, out
 from app.cli.display import write_event
+from app.cli.evaluate_options import EvaluateOptions, overrides_of, request_for
 from app.cli.evaluation_view import show_evaluation, show_setting
 from app.cli.local import start_local
+from app.cli.options import with_options
 from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import ConfigError
-from distillery.evaluation.protocols import PROTOCOLS, find_protocol
-from distillery.evaluation.setting import Overrides
 from distillery.files import write_json
 
 if TYPE_CHECKING:
     from generator.distilled_set import DistilledSet
     from generator.evaluation import Request
 
-SMALL_IMAGE = 64
-"""Up to this size the protocol of small images is the default."""
 EXPECTED_S = {"prepare": 1.0, "teacher": 10.0, "evaluate": 60.0}
 """Weights of the phases for the bars, before anything is measured."""
-NAMES = ", ".join(PROTOCOLS)
 
 
-def evaluate_verb(
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="BUNDLE_OR_FOLDER",
-            help="A bundle, the folder of a job, or any distilled set as a folder of class folders "
-            "(or archive, Parquet, safetensors).",
-        ),
-    ],
-    protocol: Annotated[
-        str | None,
-        typer.Option(help=f"{NAMES}. Default: dc-small up to 64 px, hard-idc beyond."),
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Whose test split judges. Default: what the bundle was made from."),
-    ] = None,
-    network: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Student, such as convnet-d3-w128, alexnet, vgg11, resnet18, resnetap10, vit; "
-            "may be repeated. Default: the protocol's."
-        ),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs, in place of the protocol's.")] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Students of each network, in place of the protocol's.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images a step, in place of the protocol's.")
-    ] = None,
-    teacher: Annotated[
-        Literal["train", "bundle"] | None,
-        typer.Option(
-            help="Soft labels: of a teacher trained on the train split, or those in the bundle. "
-            "Default: train."
-        ),
-    ] = None,
-    teacher_epochs: Annotated[
-        int | None, typer.Option(help="Epochs of that teacher. Default: 50.")
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option(help="Dataset of unseen classes, for retrieval and fine-tuning.")
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Steps that bring the classes, for continual. Default: 5.")
-    ] = None,
-    flip: Annotated[
-        bool | None,
-        typer.Option(
-            "--flip/--no-flip",
-            help="Whether a mirrored image is as good. Default: yes for colour, no for gray.",
-        ),
-    ] = None,
-    best: Annotated[
-        bool,
-        typer.Option(
-            "--best", help="Show the best epoch too, which is then chosen on the test split."
-        ),
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Root of the students' seeds.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Threads of an operation. Default: cores.")
-    ] = None,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option(help="Default: the GPU where there is one.")
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Allow the Hub to be asked for the dataset.")
-    ] = False,
+def verb(
+    options: EvaluateOptions,
     result: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the result there as JSON.")
     ] = None,
@@ -115,30 +44,18 @@ def evaluate_verb(
     """
     settings = read_settings()
     with json_errors(as_json):
-        find_protocol(protocol or "dc-small")
-        overrides = Overrides(
-            networks=tuple(network or ()), num_epochs=epochs, num_repeats=repeats,
-            batch_size=batch_size, num_stages=steps,
-        )  # fmt: skip
+        overrides = overrides_of(options)
         _check_out(result)
         start_local()
         with crashes_logged([settings.cache]):
             from generator.distilled_set import open_distilled
-            from generator.evaluation import Request
 
-            distilled = open_distilled(path)
-            request = Request(
-                protocol=find_protocol(protocol or _default_protocol(distilled)),
-                overrides=overrides, dataset=dataset, target=target, teacher=teacher,
-                teacher_epochs=teacher_epochs, flip=flip, seed=seed, keep_best=best,
-                allow_download=download, num_threads=threads, device=device,
-            )  # fmt: skip
+            distilled = open_distilled(options.path)
+            request = request_for(options, overrides, distilled)
             _evaluate(distilled, request, result, settings, as_json=as_json)
 
 
-def _default_protocol(distilled: "DistilledSet") -> str:
-    """Return the protocol for images of this size."""
-    return "dc-small" if distilled.images.shape[-1] <= SMALL_IMAGE else "hard-idc"
+evaluate_verb = with_options(verb, "options", EvaluateOptions)
 
 
 def _check_out(result: Path | None) -> None:

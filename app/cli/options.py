@@ -125,19 +125,34 @@ class RequestOptions:
 
 def with_request(verb: Callable[..., None]) -> Callable[..., None]:
     """Return `verb` with its parameter `request` spread out into the options above."""
+    return with_options(verb, "request", RequestOptions)
+
+
+def with_options(verb: Callable[..., None], name: str, kind: type) -> Callable[..., None]:
+    """Return `verb` with one parameter spread out into options, before its own ones.
+
+    Args:
+        verb: The function of a verb.
+        name: Of the parameter.
+        kind: Its dataclass, whose fields are annotated as typer asks; one without a default is
+            required.
+    """
     fields = [
         inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type
+            field.name, inspect.Parameter.KEYWORD_ONLY, annotation=field.type,
+            default=inspect.Parameter.empty
+            if field.default is dataclasses.MISSING
+            else field.default,
         )
-        for field in dataclasses.fields(RequestOptions)
-    ]
-    own = [p for name, p in inspect.signature(verb).parameters.items() if name != "request"]
+        for field in dataclasses.fields(kind)
+    ]  # fmt: skip
+    own = [p for key, p in inspect.signature(verb).parameters.items() if key != name]
     parameters = [*fields, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
 
     @functools.wraps(verb)
     def spread(**values: Any) -> None:
         asked = {field.name: values.pop(field.name) for field in fields}
-        verb(request=RequestOptions(**asked), **values)
+        verb(**{name: kind(**asked)}, **values)
 
     spread.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spread.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -1,6 +1,7 @@
 """`distillery pretrain`: train a small diffusion transformer on a dataset, for later runs."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from app.cli import planning
 from app.cli.console import clean, err, out
 from app.cli.display import write_event
 from app.cli.local import start_local
-from app.cli.options import RequestOptions, request_of
+from app.cli.options import RequestOptions, request_of, with_options
 from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import ConfigError
@@ -20,24 +21,31 @@ if TYPE_CHECKING:
     from generator.stage import Finished
 
 
-def pretrain_verb(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainOptions:
+    """What a user may say about a base; None where nothing was said."""
+
     dataset: Annotated[
         str, typer.Argument(help="As for run: digits, a folder, an archive, a Hub id, ...")
-    ],
+    ]
     steps: Annotated[
-        int | None, typer.Option(help="Training steps. Default: 2400 to 16 px, else 4000.")
-    ] = None,
-    base_seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0,
+        int | None, typer.Option(help="Training steps. Default: 2400 to 16 px, else 6000.")
+    ] = None
+    base_seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0
     image_size: Annotated[
         int | None,
         typer.Option(help="Side of the images in pixels. Default: 8 to 32, by the data."),
-    ] = None,
+    ] = None
     threads: Annotated[
         int | None, typer.Option(help="As for run, which must use the same. Default: the cores.")
-    ] = None,
+    ] = None
     download: Annotated[
         bool, typer.Option("--download", help="Allow the Hub to be asked for the dataset.")
-    ] = False,
+    ] = False
+
+
+def verb(
+    options: PretrainOptions,
     out_folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Also copy the base into this new folder."),
@@ -56,21 +64,32 @@ def pretrain_verb(
     """
     settings = read_settings()
     with json_errors(as_json):
-        if steps is not None and steps < 1:
-            raise ConfigError(f"--steps must be 1 or more, got {steps}")
+        asked = _asked(options)
         if out_folder is not None and out_folder.exists():
             raise ConfigError(f"{out_folder} exists already: name a new folder with --out")
-        options = RequestOptions(
-            dataset=dataset, ipc=1, base="pixel", image_size=image_size, threads=threads,
-            download=download,
-        )  # fmt: skip
-        asked = request_of(options)
-        pretraining = {"base_seed": base_seed} | ({"num_steps": steps} if steps else {})
-        asked["base"]["pretrain"] = pretraining
         start_local()
         with crashes_logged([settings.cache]):
             base = _train(asked, settings, as_json=as_json)
             _finish(base, out_folder, settings, as_json=as_json)
+
+
+pretrain_verb = with_options(verb, "options", PretrainOptions)
+
+
+def _asked(options: PretrainOptions) -> dict[str, Any]:
+    """Return the request whose stages prepare and base are to be run."""
+    if options.steps is not None and options.steps < 1:
+        raise ConfigError(f"--steps must be 1 or more, got {options.steps}")
+    as_run = RequestOptions(
+        dataset=options.dataset, ipc=1, base="pixel", image_size=options.image_size,
+        threads=options.threads, download=options.download,
+    )  # fmt: skip
+    asked = request_of(as_run)
+    pretraining = {"base_seed": options.base_seed}
+    asked["base"]["pretrain"] = pretraining | (
+        {"num_steps": options.steps} if options.steps else {}
+    )
+    return asked
 
 
 def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Finished":
