@@ -38,7 +38,7 @@ def test_an_empty_request_is_a_complete_job(cache: Path) -> None:
     assert config.channels == 1 and config.horizontal_flip is False
     assert config.base.reference == "pixel" and config.num_threads == 1
     open_fields = {
-        "revision", "label_column", "ema_decay",
+        "revision", "label_column", "ema_decay", "protocol", "protocol_epochs", "protocol_network",
     }  # fmt: skip
 
     def unset(values: dict) -> set[str]:

@@ -1,0 +1,239 @@
+"""Which refinement should a job do by default? Objectives, constraints and packing on the digits.
+
+    python -m benchmarks.refine_choice [--folder DIR] [--minutes 30] [--seeds 2]
+
+The test split is not looked at. The other 1,197 images are cut into three folds: each in turn
+judges, and the rest is train and validation split of a job that refines the same random real
+images by each variant in turn (after refinement a generated start is no better, docs/method.md).
+Variants differ in the fields of `refine` alone. A cell (variant, fold, seed) is a file; a run that
+was stopped goes on at the next cell. The choice is the variant whose accuracy on the held-out
+folds is highest, if it is ahead of the present default by more than two standard errors of the
+paired difference; else the default stays. Writes benchmarks/results/refine_choice.json.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.jobs import save
+from distillery.data.dataset import Dataset
+from distillery.data.normalise import measure_normalisation
+from distillery.evaluation.harness import ImageSet, TestBench, build_bench, judge
+from distillery.files import read_json, write_json
+from distillery.machine import keep_large_buffers, probe
+from distillery.progress import ignore_progress
+from distillery.seeds import derive_seed, numpy_rng
+from generator.config import DistillConfig
+from generator.controls import random_real
+from generator.plan import make_plan
+from generator.refinement import pictures_of, refine_images
+from generator.stage import run_stage
+from generator.stages import prepare
+from generator.stages.common import Reals
+from robust.clusters import cluster_within_classes
+
+NUM_FOLDS = 3
+STUDENTS = 3
+IMAGES_PER_CLASS = 10
+FIGURES = ("accuracy", "cluster_min")
+DEFAULT = "clusters"
+BOTH = {"centralisation_weight": 0.05, "covariance_weight": 0.01}
+VARIANTS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "clusters, plain proxies": {"robust": False},
+    "class means alone": {"cluster_weight": 0.0},
+    "clusters + covariance": {"covariance_weight": 0.01},
+    "clusters + both": BOTH,
+    "clusters, packed": {"parameterisation": "multi_formation"},
+    "dm": {"objective": "dm", "robust": False},
+    "dm, robust networks": {"objective": "dm"},
+    "dm + both": {"objective": "dm", "robust": False, **BOTH},
+    "idm": {"objective": "idm", "robust": False},
+    "idm, packed": {
+        "objective": "idm", "robust": False, "parameterisation": "multi_formation",
+    },
+    "idm, robust networks": {"objective": "idm"},
+    "dsa": {"objective": "dsa", "robust": False},
+    "dsa, robust networks": {"objective": "dsa"},
+}  # fmt: skip
+"""Fields of `refine` over the default's, by name; those that matter most come first."""
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path("runs/refine-choice"))
+    parser.add_argument("--minutes", type=float, default=30.0, help="no cell begins after these")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, help="of refinement, not the default's number")
+    return parser.parse_args(arguments)
+
+
+def default_config(cache: Path) -> DistillConfig:
+    """Return the default configuration of a digits job on one thread."""
+    request = {"images_per_class": IMAGES_PER_CLASS, "num_threads": 1, "device": "cpu"}
+    return make_plan(request, cache=cache, machine=probe()).config
+
+
+def variant_of(default: DistillConfig, name: str, steps: int | None, seed: int) -> DistillConfig:
+    """Return the configuration of a variant."""
+    changes = VARIANTS[name] | ({"num_steps": steps} if steps else {})
+    return replace(default, seed=seed, refine=replace(default.refine, **changes))
+
+
+def fold_of(whole: Dataset, fold: int) -> Dataset:
+    """Return the images that are not test images, with one fold as the split that judges.
+
+    Of the others one sixth is the validation split, as in a job.
+    """
+    pool = np.sort(np.concatenate([whole.indices("train"), whole.indices("validation")]))
+    parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    for label in range(len(whole.class_names)):
+        members = pool[whole.labels[pool] == label]
+        members = numpy_rng(0, "refine-choice", label).permutation(members)
+        held = members[fold::NUM_FOLDS]
+        rest = members[~np.isin(members, held)]
+        cut = len(rest) // 6
+        for name, own in (("test", held), ("validation", rest[:cut]), ("train", rest[cut:])):
+            parts[name].append(own)
+    splits = {name: np.sort(np.concatenate(own)) for name, own in parts.items()}
+    return replace(whole, splits=splits)
+
+
+class Fold:
+    """A fold as a job sees it: the real images, their clusters, and the bench of its students."""
+
+    def __init__(self, dataset: Dataset, config: DistillConfig) -> None:
+        normalisation = measure_normalisation(dataset.split("train")[0])
+        num_classes = len(dataset.class_names)
+        self.reals = Reals(dataset, normalisation, num_classes)
+        images, labels = self.reals.split("train")
+        self.clusters = cluster_within_classes(
+            images[:].flatten(1).numpy(), labels.numpy(), num_classes=num_classes,
+            clusters_per_class=config.proxy.num_clusters, seed=derive_seed(0, "clusters"),
+        )  # fmt: skip
+        self.bench: TestBench = build_bench(
+            *dataset.split("test"), normalisation=normalisation, num_classes=num_classes,
+            num_groups=config.evaluate.num_groups, shifts=False,
+        )  # fmt: skip
+
+    def cell(self, config: DistillConfig) -> dict[str, Any]:
+        """Refine random real images as the configuration says and judge what comes out."""
+        began = time.process_time()
+        pictures = config.images_per_class * config.refine.pictures_per_image
+        start = random_real(self.reals, replace(config, images_per_class=pictures), 0)
+        refined = refine_images(
+            start.images, start.labels, self.reals, self.clusters, config,
+            seed=derive_seed(config.seed, "refine"), checkpoint=lambda _: None,
+            on_progress=ignore_progress,
+        )  # fmt: skip
+        seconds = time.process_time() - began
+        refine = config.refine
+        image_set = ImageSet(
+            pictures_of(refined.images, self.reals, refine.factor),
+            np.repeat(refined.labels, refine.pictures_per_image),
+        )
+        runs = [
+            judge(image_set, self.bench, config.evaluate.student, seed=derive_seed(config.seed, n))
+            for n in range(STUDENTS)
+        ]
+        means = {
+            name: float(np.mean([run[name] for run in runs if run[name] is not None] or [np.nan]))
+            for name in FIGURES
+        }
+        return {**means, "kept": refined.kept, "set_scores": refined.scores, "seconds": seconds}
+
+
+def summary(cells: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return mean and paired difference to the default of each variant, and the choice.
+
+    Args:
+        cells: Of each variant; a cell has `fold`, `seed` and figures.
+    """
+    rows: dict[str, Any] = {}
+    base = {(c["fold"], c["seed"]): c for c in cells.get(DEFAULT, [])}
+    for name, own in cells.items():
+        pairs = [(c, base[c["fold"], c["seed"]]) for c in own if (c["fold"], c["seed"]) in base]
+        row: dict[str, Any] = {"cells": len(own), "fields": VARIANTS[name]}
+        row |= {figure: float(np.mean([c[figure] for c in own])) for figure in FIGURES}
+        row["seconds"] = float(np.mean([c["seconds"] for c in own]))
+        row["against_default"] = {
+            figure: _difference([a[figure] - b[figure] for a, b in pairs]) for figure in FIGURES
+        }
+        rows[name] = row
+    return {"rows": rows, "choice": _choice(rows)}
+
+
+def _difference(values: list[float]) -> dict[str, float | None] | None:
+    """Return mean and standard error of paired differences."""
+    if not values:
+        return None
+    error = float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "standard_error": error}
+
+
+def _choice(rows: Mapping[str, Any]) -> str | None:
+    """Return the best variant if it is clearly ahead of the default, else the default."""
+    if DEFAULT not in rows:
+        return None
+    full = {name: row for name, row in rows.items() if row["cells"] == rows[DEFAULT]["cells"]}
+    best = max(full, key=lambda name: full[name]["accuracy"])
+    ahead = full[best]["against_default"]["accuracy"]
+    clear = ahead["standard_error"] is not None and ahead["mean"] > 2 * ahead["standard_error"]
+    return best if best != DEFAULT and clear else DEFAULT
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Work on cells until the minutes are over, then write the table of what is there."""
+    options = parse(arguments)
+    keep_large_buffers()
+    torch.set_num_threads(1)
+    ends = time.monotonic() + 60 * options.minutes
+    folder = options.folder
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    default = default_config(folder / "cache")
+    done = run_stage(prepare.STAGE, default, {}, root=folder / "cache", on_progress=ignore_progress)
+    whole = Dataset.load(done.folder)
+    folds = [Fold(fold_of(whole, number), default) for number in range(NUM_FOLDS)]
+    wanted = [
+        (seed, fold, name)
+        for seed in range(options.seeds)
+        for name in options.variants
+        for fold in range(NUM_FOLDS)
+    ]
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for seed, fold, name in wanted:
+        path = folder / "cells" / f"{list(VARIANTS).index(name)}-{fold}-{seed}.json"
+        if not path.exists() and time.monotonic() < ends:
+            config = variant_of(default, name, options.steps, seed)
+            figures = folds[fold].cell(config)
+            write_json(path, {"variant": name, "fold": fold, "seed": seed, **figures})
+            print(f"{name}, fold {fold}, seed {seed}: {100 * figures['accuracy']:.1f}", flush=True)
+        if path.exists():
+            cells.setdefault(name, []).append(read_json(path))
+    result = summary(cells) | {
+        "judged_on": "held-out folds of the images that are not test images",
+        "start": "random real images", "images_per_class": IMAGES_PER_CLASS,
+        "students": STUDENTS, "folds": NUM_FOLDS, "seeds": options.seeds, "steps": options.steps,
+        "missing_cells": len(wanted) - sum(map(len, cells.values())),
+    }  # fmt: skip
+    for name, row in result["rows"].items():
+        print(
+            f"{name:26s} {100 * row['accuracy']:.1f} {100 * row['cluster_min']:.1f} {row['cells']}"
+        )
+    print(f"choice: {result['choice']}")
+    if options.steps is None:
+        save("refine_choice.json", result)
+    else:
+        write_json(folder / "table.json", result)
+
+
+if __name__ == "__main__":
+    main()
