@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,25 @@ def _choice(rows: Mapping[str, Any]) -> str | None:
     return best if best != DEFAULT and clear else DEFAULT
 
 
+def work(
+    options: argparse.Namespace, default: DistillConfig, folds: list[Fold], ends: float
+) -> tuple[dict[str, list[dict[str, Any]]], int]:
+    """Return the cells of each variant and how many are missing; begins none after `ends`."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    missing = 0
+    for seed, name, fold in product(range(options.seeds), options.variants, range(NUM_FOLDS)):
+        path = options.folder / "cells" / f"{list(VARIANTS).index(name)}-{fold}-{seed}.json"
+        if not path.exists() and time.monotonic() < ends:
+            figures = folds[fold].cell(variant_of(default, name, options.steps, seed))
+            write_json(path, {"variant": name, "fold": fold, "seed": seed, **figures})
+            print(f"{name}, fold {fold}, seed {seed}: {100 * figures['accuracy']:.1f}", flush=True)
+        if path.exists():
+            cells.setdefault(name, []).append(read_json(path))
+        else:
+            missing += 1
+    return cells, missing
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Work on cells until the minutes are over, then write the table of what is there."""
     options = parse(arguments)
@@ -202,27 +222,12 @@ def main(arguments: list[str] | None = None) -> None:
     done = run_stage(prepare.STAGE, default, {}, root=folder / "cache", on_progress=ignore_progress)
     whole = Dataset.load(done.folder)
     folds = [Fold(fold_of(whole, number), default) for number in range(NUM_FOLDS)]
-    wanted = [
-        (seed, fold, name)
-        for seed in range(options.seeds)
-        for name in options.variants
-        for fold in range(NUM_FOLDS)
-    ]
-    cells: dict[str, list[dict[str, Any]]] = {}
-    for seed, fold, name in wanted:
-        path = folder / "cells" / f"{list(VARIANTS).index(name)}-{fold}-{seed}.json"
-        if not path.exists() and time.monotonic() < ends:
-            config = variant_of(default, name, options.steps, seed)
-            figures = folds[fold].cell(config)
-            write_json(path, {"variant": name, "fold": fold, "seed": seed, **figures})
-            print(f"{name}, fold {fold}, seed {seed}: {100 * figures['accuracy']:.1f}", flush=True)
-        if path.exists():
-            cells.setdefault(name, []).append(read_json(path))
+    cells, missing = work(options, default, folds, ends)
     result = summary(cells) | {
         "judged_on": "held-out folds of the images that are not test images",
         "start": "random real images", "images_per_class": IMAGES_PER_CLASS,
         "students": STUDENTS, "folds": NUM_FOLDS, "seeds": options.seeds, "steps": options.steps,
-        "missing_cells": len(wanted) - sum(map(len, cells.values())),
+        "missing_cells": missing,
     }  # fmt: skip
     for name, row in result["rows"].items():
         print(

@@ -175,10 +175,21 @@ def evaluate(
     with _Locked(folder):
         result = run_protocol(_with_teacher(work, request, folder))
     facts = {"set": dict(facts_of(distilled)), "dataset": _dataset_facts(data, dataset)}
-    notes = [note] if note else []
+    notes = _notes(distilled, note)
+    return result | facts | {"notes": notes, "seed": request.seed}
+
+
+def _notes(distilled: DistilledSet, of_classes: str | None) -> list[str]:
+    """Return what a reader of the result must know of the set."""
+    notes = [of_classes] if of_classes else []
     if distilled.fewest_per_class < distilled.images_per_class:
         notes.append("classes have unequal numbers of images; the protocol follows the largest")
-    return result | facts | {"notes": notes, "seed": request.seed}
+    if distilled.pictures_per_image > 1:
+        notes.append(
+            f"each stored image holds {distilled.pictures_per_image} pictures, which students see "
+            "one by one; the protocol follows the number of stored images"
+        )
+    return notes
 
 
 def _device(request: Request, machine: Machine) -> str:
@@ -229,7 +240,8 @@ def _key(
     threads: int, device: str,
 ) -> str:  # fmt: skip
     """Return what the figures of a student depend on; networks and repeats may grow."""
-    overrides = request.overrides
+    overrides, pictures = request.overrides, distilled.pictures_per_image
+    packing = {"pictures": pictures} if pictures > 1 else {}
     return digest_json(
         {
             "version": VERSION, "set": distilled.digest, "classes": list(distilled.classes),
@@ -238,6 +250,7 @@ def _key(
             "stages": overrides.num_stages, "target": target and target.fingerprint,
             "teacher": request.teacher, "teacher_epochs": request.teacher_epochs,
             "seed": request.seed, "best": request.keep_best, "threads": threads, "device": device,
+            **packing,
         }
     )  # fmt: skip
 

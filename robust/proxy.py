@@ -123,18 +123,10 @@ def moving_objective(
 
 
 def train_proxy(
-    images: Images,
-    labels: Tensor,
-    cluster_ids: np.ndarray,
-    validation: tuple[Images, Tensor],
-    *,
-    num_classes: int,
-    config: ProxyConfig,
-    augmentation: str,
-    seed: int,
-    background: Tensor | float = 0.0,
-    on_step: Callable[[int], None] | None = None,
-) -> Proxy:
+    images: Images, labels: Tensor, cluster_ids: np.ndarray, validation: tuple[Images, Tensor], *,
+    num_classes: int, config: ProxyConfig, augmentation: str, seed: int,
+    background: Tensor | float = 0.0, on_step: Callable[[int], None] | None = None,
+) -> Proxy:  # fmt: skip
     """Train a proxy on normalised images (N, C, H, W) and judge it on the validation split."""
     network = build_classifier(
         config.network,

@@ -141,17 +141,22 @@ def refine(
             augmentation=augmentation, num_classes=num_classes, background=background,
             constraints=constraints, seed=seed, step=step,
         )  # fmt: skip
-        if not np.isfinite(loss):  # no step was taken
-            raise TrainingError(
-                f"the matching objective of refine became {loss} at step {step}: lower its "
-                f"learning rate of {config.learning_rate}; the last good state is kept"
-            )
+        _check_finite(loss, step, config)
         with torch.no_grad():
             state.values.copy_(project(state.values))
         state.step = step + 1
         state.losses.append(loss)
         state.report(config.num_steps, checkpoint, on_progress)
     return RefineResult(state.values.detach().clone(), state.losses)
+
+
+def _check_finite(loss: float, step: int, config: RefineConfig) -> None:
+    """Raise TrainingError where no step was taken."""
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"the matching objective of refine became {loss} at step {step}: lower its "
+            f"learning rate of {config.learning_rate}; the last good state is kept"
+        )
 
 
 def cosine_decay(step: int, num_steps: int) -> float:
