@@ -222,7 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.data, options.folder, per_class=options.per_class, has_validation=False
     )
     bench = FullBench(data, row_setting(options), cache=options.folder, device=options.device)
-    bench.iterations = options.iterations
+    bench.iterations, bench.on_step = options.iterations, clock.check
     test = quick_bench(bench, data.test, options.folder)
     setting = protocol(options)
     table = Table(bench, test, setting, options.folder, clock)

@@ -5,6 +5,7 @@ What a method publishes is left as it is; the image learning rate is ours to tun
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -89,6 +90,9 @@ class Row:
 class Bench:
     """The data on the device, normalised, and what rows share."""
 
+    on_step: Callable[[int], None] | None = None
+    """Told of each training step of a network on real images; may raise `Cancelled`."""
+
     def __init__(self, data: Cifar, setting: Setting, *, cache: Path, device: str = "cpu") -> None:
         self.setting, self.device, self.cache = setting, torch.device(device), cache
         self.normalisation: Normalisation = measure_normalisation(data.train.images)
@@ -112,7 +116,7 @@ class Bench:
         objective = cross_entropy_objective(self.reals.labels)
         train_classifier(
             built, self.reals.images, objective, recipe, seed=seed,
-            background=self.normalisation.background(),
+            background=self.normalisation.background(), on_step=self.on_step,
         )  # fmt: skip
         return built.requires_grad_(False)
 

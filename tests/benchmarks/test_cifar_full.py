@@ -1,5 +1,6 @@
 """The full table on a sliver: cut by the clock, called again, it ends as a run that was not cut."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,19 @@ def test_no_minutes_left_is_no_work(tmp_path: Path) -> None:
     folder = tmp_path / "none"
     cifar_full.main([*_options(folder), "--minutes", "0"])
     assert not _files(folder) and not _figures(folder)
+
+
+def test_the_clock_ends_the_training_of_the_network_of_centralisation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, published = tmp_path / "judge", cifar_full.row_setting
+    monkeypatch.setattr(
+        cifar_full, "row_setting", lambda options: replace(published(options), judge="resnet10-w4")
+    )
+    options = [*_options(folder), "--rows", "dm+both", "--minutes", "0.02"]
+    cifar_full.main(options)  # its thousands of steps would take hours
+    assert read_json(folder / "table.json")["is_complete"] is False
+    assert not _files(folder)
 
 
 def test_students_are_those_of_the_published_protocol(tmp_path: Path) -> None:
