@@ -21,6 +21,8 @@ def cell(figure: dict[str, Any] | None) -> str:
     """Return mean and sample standard deviation in per cent."""
     if figure is None:
         return "not enough data"
+    if figure["std"] is None:
+        return f"{100 * figure['mean']:.1f}"
     return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"
 
 
@@ -36,7 +38,61 @@ def table() -> str:
         machine = f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
         name = file.removesuffix(".json")
         parts.append(f"`python -m benchmarks.{name}` on {machine} (`benchmarks/results/{file}`).")
-    return "\n\n".join([*parts, *_speed()])
+    return "\n\n".join([*parts, *_matching(), *_robust(), *_speed(), *_service()])
+
+
+def _matching() -> list[str]:
+    """Return the table of matching methods on CIFAR-10; rows without a cell are left out."""
+    if not (RESULTS / "cifar_quick.json").exists():
+        return []
+    result = read_json(RESULTS / "cifar_quick.json")
+    seconds = result["setting"]["seconds"]
+    lines = [
+        f"**CIFAR-10, 10 stored images per class, {seconds:.0f} CPU seconds of distillation for "
+        "every method** (%, test split; standard deviation where there are several seeds; packed: "
+        "four pictures in each stored image)",
+        "",
+        "| hard labels | seeds | accuracy | worst cluster | noise | iterations |",
+        "|---" * 6 + "|",
+    ]
+    rows = [row for row in result["rows"].values() if row["seeds"]]
+    for row in sorted(rows, key=lambda row: row["accuracy"]["mean"]):
+        figures = " | ".join(cell(row[name]) for name in ("accuracy", "cluster_min", "noise"))
+        lines.append(f"| {row['label']} | {row['seeds']} | {figures} | {row['iterations']:.0f} |")
+    return ["\n".join(lines), "`python -m benchmarks.cifar_quick --data DIR` (`cifar_quick.json`)."]
+
+
+def _robust() -> list[str]:
+    """Return what the robust objective changed, one sentence a study."""
+    if not (RESULTS / "robust_objective.json").exists():
+        return []
+    found = []
+    for name, study in read_json(RESULTS / "robust_objective.json")["studies"].items():
+        figures = []
+        for figure, words in (("cluster_min", "worst cluster"), ("accuracy", "accuracy")):
+            one = study["test"][figure]
+            low, high = (f"{100 * edge:+.1f}" for edge in one["interval"])
+            figures.append(f"{words} {100 * one['mean']:+.1f} points ({low} to {high})")
+        found.append(
+            f"Proxies trained by the robust objective instead of cross-entropy, {name}, 5 paired "
+            f"test seeds: {', '.join(figures)} (95 % interval; `robust_objective.json`)."
+        )
+    return found
+
+
+def _service() -> list[str]:
+    """Return what was measured of the service."""
+    found = []
+    for path in sorted(RESULTS.glob("chaos_*.json")):
+        result = read_json(path)
+        kills = sum(result["kills"].values())
+        lost = "nothing lost" if result["nothing_lost"] else "something lost"
+        found.append(
+            f"{result['jobs']} jobs ({result['preset']}) under {kills} `kill -9`, "
+            f"{result['database']}: {lost}, {len(result['overlaps'])} stages in two processes at "
+            f"once, {len(result['wrong'])} wrong results (`{path.name}`)."
+        )
+    return found
 
 
 def _speed() -> list[str]:
