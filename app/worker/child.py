@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.cli.local import start_local
+from app.worker.attempts import marks_of
 from app.worker.codes import code_of, describe, sentence_of
 from app.worker.link import EXIT_CANCELED, Link
 from app.worker.reports import Reporter, Stop
@@ -68,7 +69,8 @@ def run_task(task: StageTask, link: Link, stop: Stop) -> int:
 
     def on_work(folder: Path) -> None:
         previews.folder = folder
-        link.send("work", str(folder))
+        # taken here, before the work: the supervisor may read this line late
+        link.send("work", {"folder": str(folder), "marks": marks_of(folder)})
 
     log.info("%s begins", name)
     try:

@@ -110,8 +110,8 @@ class _Run:
                 if kind in ("done", "error", "canceled"):
                     return kind, value
                 if kind == "work":
-                    self._work = Path(value)
-                    self._marks = marks_of(self._work)
+                    self._work = Path(value["folder"])
+                    self._marks = {path: (size, at) for path, (size, at) in value["marks"].items()}
                 elif kind in ("log", "preview"):
                     self._hooks.on_event(kind, value)
             if is_over:

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from app.worker.attempts import marks_of
 from app.worker.link import EXIT_CANCELED, Link
 from app.worker.reports import Reporter, Stop
 from distillery.errors import Cancelled
@@ -34,7 +35,8 @@ def do(step: list, folder: Path, link: Link, reporter: Reporter) -> None:
     elif name == "send":
         link.send(values[0], values[1])
     elif name == "work":
-        link.send("work", str(folder / "stages" / "finetune-0123.partial"))
+        place = folder / "stages" / "finetune-0123.partial"
+        link.send("work", {"folder": str(place), "marks": marks_of(place)})
     elif name == "checkpoint":
         place = folder / "stages" / "finetune-0123.partial"
         place.mkdir(parents=True, exist_ok=True)
