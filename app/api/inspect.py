@@ -32,6 +32,12 @@ def main() -> None:
         answer = TASKS[task["kind"]](task)
     except DistilleryError as error:
         answer = {"problem": _problem(error, task)}
+    except ModuleNotFoundError as error:
+        detail = (
+            f"looking at datasets needs the package {error.name}, which is not installed here: "
+            "the operator adds the extra `api` (or `local`)"
+        )
+        answer = {"problem": {"code": "inspection_failed", "detail": detail}}
     json.dump(answer, sys.stdout, default=str)
 
 

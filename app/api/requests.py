@@ -57,9 +57,22 @@ def _dataset(body: Any, service: Service) -> dict[str, Any]:
     found: dict[str, Any] = {"dataset": place.reference}
     if revision:
         found["revision"] = revision
-    if place.kind == "hub" and service.settings.allow_download:
-        found["allow_download"] = True
+    if place.kind == "hub":
+        if service.settings.allow_download:
+            found["allow_download"] = True
+        elif not _is_cached(place.reference, service):
+            detail = (
+                f"{name!r} is no dataset of this service, and downloads from the Hub are off "
+                "(DISTILLERY_ALLOW_DOWNLOAD): name one of GET /datasets, or upload it"
+            )
+            raise _field_problem("#/dataset", detail, "dataset_not_found")
     return found
+
+
+def _is_cached(reference: str, service: Service) -> bool:
+    """Say whether a dataset of the Hub has been fetched here before."""
+    name = reference.partition("@")[0].replace("/", "--")
+    return (service.settings.hub_cache / f"datasets--{name}").is_dir()
 
 
 def _check_models(request: dict[str, Any], body: Any, service: Service) -> None:

@@ -114,6 +114,14 @@ def test_hub_ids_bring_the_permission_to_download_where_it_is_given(place: Place
     assert record.request["data"] == expected
 
 
+def test_a_hub_id_without_downloads_must_have_been_fetched_before(place: Place) -> None:
+    answer = place.client.post("/jobs", json={"dataset": "pets/cat", "ipc": 1})
+    assert (answer.status_code, answer.json()["code"]) == (422, "dataset_not_found")
+    assert "downloads from the Hub are off" in answer.json()["detail"]
+    (place.service.settings.hub_cache / "datasets--pets--cat").mkdir(parents=True)
+    assert place.client.post("/jobs", json={"dataset": "pets/cat", "ipc": 1}).status_code == 202
+
+
 def test_the_same_key_gives_the_same_answer(place: Place) -> None:
     send = {"json": {"ipc": 3}, "headers": {"Idempotency-Key": "one"}}
     first, again = place.client.post("/jobs", **send), place.client.post("/jobs", **send)  # type: ignore[arg-type]
