@@ -16,6 +16,8 @@ EXIT_ORPHAN, EXIT_SILENCE, EXIT_CANCELED = 70, 71, 75
 SILENCE_S = 3.0
 """A supervisor that says nothing for so long has stopped."""
 TICK_S = 0.25
+LAST_WORDS = ("done", "error", "canceled")
+"""How a task ends; each is the last line about it."""
 
 
 class Link:
@@ -40,7 +42,9 @@ class Link:
         return task
 
     def send(self, kind: str, value: Any) -> None:
-        """Write one line `{kind: value}`."""
+        """Write one line `{kind: value}`; nothing is at work once a task's last word is said."""
+        if kind in LAST_WORDS:
+            self.is_working = False
         line = json.dumps({kind: value}, allow_nan=False).encode() + b"\n"
         with self._write_lock:
             try:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from app.settings import child_environment
 from app.worker.attempts import MAX_DEATHS, count_death, forget, marks_of
 from app.worker.codes import describe
-from app.worker.link import EXIT_CANCELED, EXIT_ORPHAN, EXIT_SILENCE
+from app.worker.link import EXIT_CANCELED, EXIT_ORPHAN, EXIT_SILENCE, LAST_WORDS
 from app.worker.spare import Child, Children, exit_reason
 from app.worker.standing import JobProgress
 from app.worker.tasks import Hooks, StageOutcome, StageTask
@@ -107,7 +107,7 @@ class _Run:
                 self._hooks.on_progress(self._progress.update(report))
             self._has_started = self._has_started or bool(lines)
             for kind, value in lines:
-                if kind in ("done", "error", "canceled"):
+                if kind in LAST_WORDS:
                     return kind, value
                 if kind == "work":
                     self._work = Path(value["folder"])

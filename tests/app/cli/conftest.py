@@ -1,5 +1,6 @@
 """A bundle folder with a report as the pipeline writes it, and a command whose home is a test's."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,9 +86,14 @@ def distillery(
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("DISTILLERY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_COLOR", "1")
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
 
     def command(*arguments: object) -> tuple[int, str, str]:
-        code = run_command([str(argument) for argument in arguments])
+        try:
+            code = run_command([str(argument) for argument in arguments])
+        finally:  # `serve` sends the logs of its process to this test's stderr
+            root.handlers[:], root.level = before
         written = capsys.readouterr()
         return code, written.out, written.err
 
