@@ -228,6 +228,7 @@ async def _load(server: Server, options: argparse.Namespace) -> Seen:
     for task in streams:
         task.cancel()
     await asyncio.gather(*streams, return_exceptions=True)
+    link = await asyncio.open_connection("127.0.0.1", server.port)  # an idle one is closed
     for job_id in dict.fromkeys(seen.jobs):
         await ask(link, server, "POST", f"/jobs/{job_id}/cancel")
     return seen
