@@ -92,6 +92,25 @@ def _service() -> list[str]:
             f"{result['database']}: {lost}, {len(result['overlaps'])} stages in two processes at "
             f"once, {len(result['wrong'])} wrong results (`{path.name}`)."
         )
+    if (RESULTS / "service_load.json").exists():
+        result = read_json(RESULTS / "service_load.json")
+        load, share = result["load"], result["download"]["share"]
+        slowest = " and ".join(
+            f"{load[name]['p99_ms']:.0f} ms (`{name}`)" for name in ("POST /jobs", "GET /jobs/{id}")
+        )
+        found.append(
+            f"Beside a running job, {load['clients']} clients and {load['streams']} event streams "
+            f"for {load['seconds']:.0f} s: {load['errors']} errors, 99 % of the answers within "
+            f"{slowest}, {load['api_memory_mb']['max']:.0f} MB; a download is {100 * share:.0f} % "
+            "as fast as `sendfile` (`service_load.json`)."
+        )
+    if (RESULTS / "service_start.json").exists():
+        seconds = read_json(RESULTS / "service_start.json")["seconds"]
+        found.append(
+            f"`distillery serve` answers after {seconds['health']['median']:.1f} s; a posted job "
+            f"runs after {seconds['running']['median']:.1f} s and reports its stage's own work "
+            f"after {seconds['first_stage_progress']['median']:.1f} s (`service_start.json`)."
+        )
     return found
 
 
