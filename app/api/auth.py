@@ -1,7 +1,8 @@
 """Who is asking: API keys, the browser's session, and the login link that works once.
 
 Keys and login tokens are stored as their SHA-256. A session is a cookie signed with a secret of
-this installation, so it survives a restart; deleting `session.key` ends all of them.
+this installation, so it survives a restart; it ends with its key, by logging out, or, like all
+others, with `session.key`.
 """
 
 import hashlib
@@ -12,6 +13,8 @@ import os
 import secrets
 import threading
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from app.jobs.keys import PREFIX, KeyStore
@@ -23,7 +26,20 @@ COOKIE = "distillery_session"
 SESSION_S = 30 * 24 * 3600
 LOGIN_S = 24 * 3600
 KEY_CACHE_S = 10.0
-"""A revoked key is refused after this many seconds at the latest."""
+"""A revoked key, or an ended session, is refused after this many seconds at the latest."""
+LINK = "link"
+"""Stands in a session for the key that it ends with, where a login link began it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What a cookie that we have signed says."""
+
+    expires: int
+    """Seconds since 1970."""
+    owner: str
+    """Id of the key that it was given for, or `LINK`."""
+    nonce: str
 
 
 def check_bind(host: str, settings: Settings) -> None:
@@ -81,6 +97,7 @@ class Auth:
         """Take the stored keys; the secret of the sessions is made when first needed."""
         self.keys, self.settings = keys, settings
         self._known: dict[str, tuple[float, str]] = {}
+        self._open: dict[str, float] = {}
         self._secret: bytes | None = None
         self._lock = threading.Lock()
 
@@ -108,20 +125,53 @@ class Auth:
             self._known[digest] = (time.monotonic() + KEY_CACHE_S, record.id)
         return record.id
 
-    def check_session(self, cookie: str) -> bool:
-        """Say whether a cookie is a session of ours that has not ended."""
-        expires, _, rest = cookie.partition(".")
-        nonce, _, signature = rest.partition(".")
-        if not (expires.isascii() and expires.isdigit() and len(expires) < 16):
-            return False
-        good = hmac.compare_digest(self._sign(f"{expires}.{nonce}").encode(), signature.encode())
-        return good and int(expires) > time.time()
+    def cached_session(self, cookie: str) -> bool:
+        """Say whether a session was good within the last seconds; asks no database."""
+        session = self._read(cookie)
+        return session is not None and self._open.get(session.nonce, 0) > time.monotonic()
 
-    def new_session(self) -> tuple[str, float]:
-        """Return a session's cookie value and when it ends (seconds since 1970)."""
+    def check_session(self, cookie: str) -> bool:
+        """Say whether a cookie is a session of ours that has not ended, nor its key."""
+        session = self._read(cookie)
+        if session is None:
+            return False
+        has_key = session.owner == LINK or self.keys.is_valid(session.owner)
+        is_open = has_key and not self.keys.has_ended(session.nonce)
+        with self._lock:
+            self._open.pop(session.nonce, None)
+            if is_open:
+                if len(self._open) > 1000:
+                    self._open.clear()
+                self._open[session.nonce] = time.monotonic() + KEY_CACHE_S
+        return is_open
+
+    def new_session(self, owner: str) -> tuple[str, float]:
+        """Return a session's cookie value and when it ends (seconds since 1970).
+
+        Args:
+            owner: Id of the key that it ends with, or `LINK`.
+        """
         expires = int(time.time()) + SESSION_S
-        text = f"{expires}.{secrets.token_urlsafe(16)}"
+        text = f"{expires}.{owner}.{secrets.token_urlsafe(16)}"
         return f"{text}.{self._sign(text)}", float(expires)
+
+    def end_session(self, cookie: str) -> None:
+        """Make a session worthless before its time; other texts do nothing."""
+        session = self._read(cookie)
+        if session is not None:
+            self.keys.end_session(session.nonce, datetime.fromtimestamp(session.expires, UTC))
+            with self._lock:
+                self._open.pop(session.nonce, None)
+
+    def _read(self, cookie: str) -> Session | None:
+        """Return what a cookie says, None where we have not signed it or its time is over."""
+        text, _, signature = cookie.rpartition(".")
+        expires, _, rest = text.partition(".")
+        owner, _, nonce = rest.partition(".")
+        if not (expires.isascii() and expires.isdigit() and len(expires) < 16):
+            return None
+        good = hmac.compare_digest(self._sign(text).encode(), signature.encode())
+        return Session(int(expires), owner, nonce) if good and int(expires) > time.time() else None
 
     def use_login_token(self, token: str) -> bool:
         """Say whether a login token is good; it is worthless afterwards."""

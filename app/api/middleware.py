@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
@@ -123,15 +124,16 @@ class Guard:
         _check_host(exchange.headers.getlist("host"), self.hosts)
         self._check_length(exchange)
         _check_origin(exchange)
-        scope["state"]["client_id"] = client = await self._who(exchange)
+        scope["state"]["client_id"] = client = await self._who(scope, exchange)
         wait = self.rate.wait_s(client)
         if wait:
             raise Problem("rate_limited", f"try again in {wait} s", retry_after_s=wait)
 
-    async def _who(self, exchange: Exchange) -> str:
+    async def _who(self, scope: Scope, exchange: Exchange) -> str:
         """Return who asks: a key, a browser's session, or an address where none is needed."""
         if not self.auth.settings.is_auth_on or exchange.path.startswith(PUBLIC):
             return f"address:{exchange.client}"
+        state = scope["state"]
         header = exchange.headers.get("authorization")
         if header is not None:
             scheme, _, secret = header.partition(" ")
@@ -146,9 +148,14 @@ class Guard:
             if key_id is None:
                 self.failures.wait_s(exchange.client)
                 raise Problem("unauthorized", "the key is not valid, or was revoked")
+            state["may_stay"] = partial(self.auth.keys.is_valid, key_id)
             return key_id
-        cookie = _cookie(exchange.headers)
-        if cookie and self.auth.check_session(cookie):
+        cookie = session_of(exchange.headers)
+        if cookie and (
+            self.auth.cached_session(cookie)
+            or await run_in_threadpool(self.auth.check_session, cookie)
+        ):
+            state["may_stay"] = partial(self.auth.check_session, cookie)
             if exchange.method not in SAFE and "origin" not in exchange.headers:
                 raise Problem(
                     "cross_origin", "a browser's session needs the Origin header to change things"
@@ -287,7 +294,7 @@ def _check_origin(exchange: Exchange) -> None:
         raise Problem("cross_origin", f"requests from {ascii(origin)[:80]} are refused")
 
 
-def _cookie(headers: Headers) -> str | None:
+def session_of(headers: Headers) -> str | None:
     """Return the session in the cookies, None where there is none."""
     try:
         jar: SimpleCookie = SimpleCookie(headers.get("cookie", ""))

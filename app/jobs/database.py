@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.jobs.tables import COUNTERS, METADATA, QUEUE_INDEX, VERSION
+from app.jobs.tables import COUNTERS, ENDED_SESSIONS, METADATA, QUEUE_INDEX, VERSION
 from distillery.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 30_000
@@ -96,7 +96,14 @@ def _queue_index(connection: sa.Connection) -> None:
     QUEUE_INDEX.create(connection, checkfirst=True)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first_tables, _queue_index)
+def _ended_sessions(connection: sa.Connection) -> None:
+    """Make the table of sessions that were logged out."""
+    ENDED_SESSIONS.create(connection, checkfirst=True)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
+    _first_tables, _queue_index, _ended_sessions
+)  # fmt: skip
 """Each brings the tables from the version of its index to the next; never changed, only added."""
 
 

@@ -1,10 +1,11 @@
-"""Keys to the API: shown once, stored as their SHA-256.
+"""Keys to the API: shown once, stored as their SHA-256; and the sessions that were logged out.
 
 A key carries 256 random bits, so a plain hash cannot be searched; nothing slower is needed.
 """
 
 import hashlib
 import secrets
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -12,14 +13,14 @@ from app.jobs.database import Database
 from app.jobs.ids import new_id
 from app.jobs.records import KeyRecord
 from app.jobs.rows import now
-from app.jobs.tables import KEYS
+from app.jobs.tables import ENDED_SESSIONS, KEYS
 
 PREFIX = "dst_"
 _SHOWN = (KEYS.c.id, KEYS.c.name, KEYS.c.created_at, KEYS.c.revoked_at)
 
 
 class KeyStore:
-    """The API keys of a database."""
+    """The API keys of a database, and the sessions that have ended before their time."""
 
     def __init__(self, database: Database) -> None:
         """Take the database; its tables must be there."""
@@ -48,6 +49,31 @@ class KeyStore:
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
         return None if row is None else KeyRecord(**row._mapping)
+
+    def is_valid(self, key_id: str) -> bool:
+        """Say whether a key of this id is there and was not revoked."""
+        query = sa.select(KEYS.c.id).where(KEYS.c.id == key_id, KEYS.c.revoked_at.is_(None))
+        with self.database.read() as connection:
+            return connection.scalar(query) is not None
+
+    def end_session(self, session: str, expires_at: datetime) -> None:
+        """Remember that a session was logged out; forget those whose time is over."""
+        row = {"sha256": _digest(session), "expires_at": expires_at}
+        with self.database.write() as connection:
+            old = ENDED_SESSIONS.c.expires_at < now()
+            connection.execute(ENDED_SESSIONS.delete().where(old))
+            connection.execute(
+                ENDED_SESSIONS.delete().where(ENDED_SESSIONS.c.sha256 == row["sha256"])
+            )
+            connection.execute(ENDED_SESSIONS.insert(), row)
+
+    def has_ended(self, session: str) -> bool:
+        """Say whether a session was logged out."""
+        query = sa.select(ENDED_SESSIONS.c.sha256).where(
+            ENDED_SESSIONS.c.sha256 == _digest(session)
+        )
+        with self.database.read() as connection:
+            return connection.scalar(query) is not None
 
     def list(self) -> list[KeyRecord]:
         """Return all keys, oldest first."""

@@ -116,6 +116,12 @@ KEYS = sa.Table(
     sa.Column("revoked_at", Utc),
 )  # fmt: skip
 
+ENDED_SESSIONS = sa.Table(  # of browsers that have logged out, until their time is over anyway
+    "ended_sessions", METADATA,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("expires_at", Utc, nullable=False),
+)  # fmt: skip
+
 WORKERS = sa.Table(
     "workers", METADATA,
     sa.Column("executor_id", sa.String(200), primary_key=True),

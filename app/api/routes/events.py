@@ -1,7 +1,8 @@
 """`/jobs/{id}/events` and `/metrics`: what happened, as a stream or as a list; the curves."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -21,6 +22,8 @@ from app.jobs.records import JobRecord
 router = APIRouter(prefix="/jobs/{job_id}", tags=["events"])
 STREAM = "text/event-stream"
 PING_S = 15.0
+CHECK_S = 10.0
+"""A stream asks this often whether its key or session is still good."""
 PAGE_EVENTS = 500
 MAX_METRICS = 100_000
 MAX_SEQ = 2**31 - 1
@@ -61,17 +64,21 @@ async def events(
     if api.hub.num_streams >= api.settings.max_streams:
         detail = f"{api.hub.num_streams} event streams are open: poll the job, or close some"
         raise Problem("too_many_streams", detail, retry_after_s=15)
+    may_stay = getattr(request.state, "may_stay", lambda: True)
     return StreamingResponse(
-        _stream(api, job, seen), headers=STREAM_HEADERS, media_type=f"{STREAM}; charset=utf-8"
-    )
+        _stream(api, job, seen, may_stay), headers=STREAM_HEADERS,
+        media_type=f"{STREAM}; charset=utf-8",
+    )  # fmt: skip
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 12
 
 
-async def _stream(api: Api, job: JobRecord, seen: int | None) -> AsyncIterator[bytes]:
-    """Yield the frames of a job's events until it ends or the service does."""
+async def _stream(
+    api: Api, job: JobRecord, seen: int | None, may_stay: Callable[[], bool]
+) -> AsyncIterator[bytes]:
+    """Yield the frames of a job's events until it, the service or the right to read ends."""
     api.hub.num_streams += 1
     try:
         async with api.hub.watch(job.id, job.revision) as channel:
@@ -82,15 +89,22 @@ async def _stream(api: Api, job: JobRecord, seen: int | None) -> AsyncIterator[b
             if job.is_terminal and at >= job.revision:
                 yield sse("done", json_bytes({"status": job.status}), at)
                 return
-            async for frame in _followed(api, channel, at):
+            async for frame in _followed(api, channel, at, may_stay):
                 yield frame
     finally:
         api.hub.num_streams -= 1
 
 
-async def _followed(api: Api, channel: Channel, at: int) -> AsyncIterator[bytes]:
+async def _followed(
+    api: Api, channel: Channel, at: int, may_stay: Callable[[], bool]
+) -> AsyncIterator[bytes]:
     """Yield what follows event `at`, with a ping where nothing does; ends after `done`."""
+    checked = time.monotonic()
     while not api.hub.is_closing:
+        if time.monotonic() >= checked + CHECK_S:
+            if not await run_in_threadpool(may_stay):
+                return
+            checked = time.monotonic()
         changed = channel.changed
         frames = await api.hub.frames_after(channel, at)
         for number, frame in enumerate(frames):

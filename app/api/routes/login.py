@@ -6,10 +6,11 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from app.api.auth import COOKIE, SESSION_S
+from app.api.auth import COOKIE, LINK, SESSION_S
 from app.api.bodies import LoginBody
 from app.api.content import JsonOnly
 from app.api.context import Api, ApiDep
+from app.api.middleware import session_of
 from app.api.openapi import documented
 from app.api.problems import Problem
 from app.api.schemas import LoginOut
@@ -27,7 +28,7 @@ def login_link(
         message = "" if token is None else "This link has been used, or is too old."
         return request.app.state.login_page(request, message)
     response = Response(status_code=303, headers={"Location": "/", "Cache-Control": "no-store"})
-    _begin(request, api, response)
+    _begin(request, api, response, LINK)
     return response
 
 
@@ -37,27 +38,29 @@ def login_link(
 )  # fmt: skip
 async def login(request: Request, api: ApiDep, body: LoginBody) -> Response:
     """Exchange an API key for a session cookie, for pages."""
-    if api.settings.is_auth_on and not await run_in_threadpool(api.auth.check_key, body.key):
+    key_id = await run_in_threadpool(api.auth.check_key, body.key)
+    if key_id is None and api.settings.is_auth_on:
         raise Problem("unauthorized", "the key is not valid, or was revoked")
     response = answer({"status": "ok"})
-    expires = _begin(request, api, response)
+    expires = _begin(request, api, response, key_id or "no key")
     shown = answer({"status": "ok", "expires_at": time_text(datetime.fromtimestamp(expires, UTC))})
     shown.headers.append("set-cookie", response.headers["set-cookie"])
     return shown
 
 
 @router.post("/logout", status_code=204, summary="End a session",
-             **documented({204: (None, "The cookie is gone.")}))  # fmt: skip
-async def logout() -> Response:
-    """Remove the session cookie."""
+             **documented({204: (None, "The session has ended.")}))  # fmt: skip
+def logout(request: Request, api: ApiDep) -> Response:
+    """End the session of the cookie, also for whoever has a copy of it."""
+    api.auth.end_session(session_of(request.headers) or "")
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
     return response
 
 
-def _begin(request: Request, api: Api, response: Response) -> float:
+def _begin(request: Request, api: Api, response: Response, owner: str) -> float:
     """Set the session's cookie and return when it ends."""
-    value, expires = api.auth.new_session()
+    value, expires = api.auth.new_session(owner)
     secure = request.url.scheme == "https"
     response.set_cookie(
         COOKIE, value, max_age=SESSION_S, path="/", httponly=True, samesite="strict",

@@ -3,14 +3,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
+from starlette.testclient import TestClient
 
+from app.api.app import build_api
 from app.api.auth import Auth, check_bind, is_loopback, new_login_token
 from app.api.limits import Buckets
 from app.settings import Settings
 from distillery.errors import ConfigError
-from tests.app.api.conftest import Place
+from tests.app.api.conftest import BASE, Place
 
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -119,17 +122,59 @@ def test_a_key_can_be_exchanged_for_a_session(place: Place) -> None:
     assert browser.get("/jobs").status_code == 401
 
 
+def later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let eleven seconds pass."""
+    moment = time.monotonic()
+    monkeypatch.setattr("app.api.auth.time.monotonic", lambda: moment + 11)
+
+
+def test_a_session_ends_with_its_key(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, secret = place.service.keys.create("other")
+    browser = place.anonymous()
+    assert browser.post("/login", json={"key": secret}, headers=ORIGIN).status_code == 200
+    assert browser.get("/jobs").status_code == 200
+    place.service.keys.revoke(record.id)
+    later(monkeypatch)
+    assert browser.get("/jobs").status_code == 401
+    assert browser.post(f"/jobs/{place.make()}/cancel", headers=ORIGIN).status_code == 401
+
+
+def test_a_copied_cookie_ends_with_the_session(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, thief, other = (place.anonymous() for _ in range(3))
+    browser.post("/login", json={"key": place.key}, headers=ORIGIN)
+    other.post("/login", json={"key": place.key}, headers=ORIGIN)
+    thief.cookies.update(browser.cookies)
+    assert thief.get("/jobs").status_code == 200
+    assert browser.post("/logout", headers=ORIGIN).status_code == 204
+    assert thief.get("/jobs").status_code == 401  # this process knows at once
+    again = build_api(place.settings, place.service)
+    assert TestClient(again, base_url=BASE, cookies=thief.cookies).get("/jobs").status_code == 401
+    assert other.get("/jobs").status_code == 200
+
+
+@pytest.mark.parametrize("changes", [{"is_auth_on": False}])
+def test_a_session_from_before_keys_were_asked_for_is_none(place: Place) -> None:
+    browser = place.anonymous()
+    assert browser.post("/login", json={"key": "dst_no"}).status_code == 200
+    strict = build_api(replace(place.settings, is_auth_on=True), place.service)
+    client = TestClient(strict, base_url=BASE, cookies=browser.cookies)
+    assert client.get("/jobs").status_code == 401
+
+
 def test_a_session_survives_a_restart_and_no_forgery(place: Place) -> None:
-    value, _ = Auth(place.service.keys, place.settings).new_session()
-    later = Auth(place.service.keys, place.settings)
-    assert later.check_session(value)
-    expires, nonce, signature = value.split(".")
+    value, _ = Auth(place.service.keys, place.settings).new_session("link")
+    restarted = Auth(place.service.keys, place.settings)
+    assert restarted.check_session(value)
+    expires, owner, nonce, signature = value.split(".")
+    rest = f"{owner}.{nonce}"
     for forged in (
-        f"{int(expires) + 1}.{nonce}.{signature}", f"{expires}.x.{signature}", value[:-1], "",
-        f"{expires}.{nonce}.", "..", "a.b.c", f"{expires}.{nonce}.ü", value + "0",
-        f"-{expires}.{nonce}.{signature}", "1.x.y",
+        f"{int(expires) + 1}.{rest}.{signature}", f"{expires}.{owner}.x.{signature}", value[:-1],
+        "", f"{expires}.{rest}.", "..", "...", "a.b.c.d", f"{expires}.{rest}.ü", value + "0",
+        f"-{expires}.{rest}.{signature}", "1.x.y.z", f"{expires}.{nonce}.{signature}",
     ):  # fmt: skip
-        assert not later.check_session(forged), forged
+        assert not restarted.check_session(forged), forged
     assert oct(os.stat(place.settings.data / "session.key").st_mode)[-3:] == "600"
 
 
@@ -200,8 +245,6 @@ def test_buckets_fill_again() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.3", "example.org", ""])
 def test_no_public_address_without_keys(settings: Settings, host: str) -> None:
-    from dataclasses import replace
-
     with pytest.raises(ConfigError, match="DISTILLERY_AUTH"):
         check_bind(host, replace(settings, is_auth_on=False))
     check_bind(host, settings)

@@ -199,6 +199,24 @@ def test_the_poll_survives_a_busy_database_and_stops_without_watchers(place: Pla
     assert asyncio.run(watch()) == 0
 
 
+@pytest.mark.parametrize("kind", ["key", "session"])
+def test_a_stream_ends_with_its_key(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("app.api.routes.events.CHECK_S", 0.05)
+    monkeypatch.setattr("app.api.routes.events.PING_S", 0.05)
+    record, secret = place.service.keys.create("other")
+    job_id = place.make()
+    place.client.headers["Authorization"] = f"Bearer {secret}"
+    if kind == "session":
+        place.client.post("/login", json={"key": secret}, headers={"Origin": BASE})
+        del place.client.headers["Authorization"]
+    threading.Timer(0.3, place.service.keys.revoke, (record.id,)).start()
+    threading.Timer(1.0, run_job, (place, job_id)).start()
+    answer = place.client.get(f"/jobs/{job_id}/events", headers=STREAM)
+    assert [frame.kind for frame in frames(answer.text)] == ["snapshot"] and "ping" in answer.text
+
+
 def test_streams_end_when_the_service_does(place: Place) -> None:
     job_id = place.make()
     hub = place.client.app.state.api.hub  # type: ignore[attr-defined]
