@@ -63,6 +63,9 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     """Names beside addresses and `localhost` under which the service may be asked for; `*` is any
     (`DISTILLERY_ALLOWED_HOSTS`, separated by commas)."""
+    trusted_proxies: tuple[str, ...]
+    """Addresses or networks of proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed
+    (`DISTILLERY_TRUSTED_PROXIES`, separated by commas); by default none."""
     max_requests_per_s: float
     """Requests a second of one client, with four seconds' worth at once; 0 is any number
     (`DISTILLERY_MAX_REQUESTS_PER_S`)."""
@@ -115,11 +118,8 @@ def read_settings(
         retention_days=retention or None,
         dead_after_s=_number(env, "DISTILLERY_DEAD_AFTER_S", 120),
         allow_download=env.get("DISTILLERY_ALLOW_DOWNLOAD", "").lower() not in FALSE_WORDS,
-        allowed_hosts=tuple(
-            name.strip().lower()
-            for name in env.get("DISTILLERY_ALLOWED_HOSTS", "").split(",")
-            if name.strip()
-        ),
+        allowed_hosts=_names(env, "DISTILLERY_ALLOWED_HOSTS"),
+        trusted_proxies=_names(env, "DISTILLERY_TRUSTED_PROXIES"),
         max_requests_per_s=_number(env, "DISTILLERY_MAX_REQUESTS_PER_S", 100),
         child_environment={name: env[name] for name in HARMLESS_VARIABLES if name in env},
     )
@@ -128,6 +128,11 @@ def read_settings(
 def _place(path: str | Path) -> Path:
     """Return a folder that is the same for every process, whatever it works in."""
     return Path(path).expanduser().absolute()
+
+
+def _names(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return a variable that holds names between commas, in lower case."""
+    return tuple(each.strip().lower() for each in env.get(name, "").split(",") if each.strip())
 
 
 def _number(env: Mapping[str, str], name: str, default: float) -> float:

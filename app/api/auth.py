@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from app.api.limits import Buckets
+from app.api.problems import Problem
 from app.jobs.keys import PREFIX, KeyStore
 from app.settings import Settings
 from distillery.errors import ConfigError
@@ -96,6 +98,7 @@ class Auth:
     def __init__(self, keys: KeyStore, settings: Settings) -> None:
         """Take the stored keys; the secret of the sessions is made when first needed."""
         self.keys, self.settings = keys, settings
+        self._failures = Buckets(0.2, 20)
         self._known: dict[str, tuple[float, str]] = {}
         self._open: dict[str, float] = {}
         self._secret: bytes | None = None
@@ -109,6 +112,19 @@ class Auth:
     def was_good(self, secret: str) -> bool:
         """Say whether a key was valid when it was last checked, however long ago."""
         return _digest(secret) in self._known
+
+    def check_attempts(self, client: str) -> None:
+        """Refuse an address that has sent too many wrong keys or login tokens.
+
+        Raises:
+            Problem: `too_many_attempts`.
+        """
+        if self._failures.is_empty(client):
+            raise Problem("too_many_attempts", "too many wrong keys: wait", retry_after_s=10)
+
+    def note_failure(self, client: str) -> None:
+        """Count a wrong key or login token of an address."""
+        self._failures.wait_s(client)
 
     def check_key(self, secret: str) -> str | None:
         """Return the id of a valid key, None for any other text."""

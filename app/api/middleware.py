@@ -73,7 +73,6 @@ class Guard:
         self.app, self.auth, self.telemetry, self.hosts = app, auth, telemetry, hosts
         self.max_body_bytes, self.max_upload_bytes = max_body_bytes, max_upload_bytes
         self.rate = Buckets(requests_per_s, 4 * requests_per_s)
-        self.failures = Buckets(0.2, 20)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or hand it on."""
@@ -143,10 +142,10 @@ class Guard:
                 key_id = self.auth.cached_key(secret)
                 if key_id is None:
                     if not self.auth.was_good(secret):
-                        self._check_failures(exchange)
+                        self.auth.check_attempts(exchange.client)
                     key_id = await run_in_threadpool(self.auth.check_key, secret)
             if key_id is None:
-                self.failures.wait_s(exchange.client)
+                self.auth.note_failure(exchange.client)
                 raise Problem("unauthorized", "the key is not valid, or was revoked")
             state["may_stay"] = partial(self.auth.keys.is_valid, key_id)
             return key_id
@@ -162,10 +161,6 @@ class Guard:
                 )
             return "session"
         raise Problem("unauthorized", "send 'Authorization: Bearer dst_...', or log in")
-
-    def _check_failures(self, exchange: Exchange) -> None:
-        if self.failures.is_empty(exchange.client):
-            raise Problem("too_many_attempts", "too many wrong keys: wait", retry_after_s=10)
 
     def _limit_of(self, exchange: Exchange) -> tuple[int, str]:
         if exchange.path == "/datasets":
@@ -231,9 +226,15 @@ def _exchange(scope: Scope) -> Exchange:
     headers = Headers(scope=scope)
     given = headers.get("x-request-id", "")
     request_id = given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-    client = (scope.get("client") or ("local", 0))[0]
+    client = client_of(scope)
     method = scope["method"] if scope["method"].isalpha() else "OTHER"
     return Exchange(method[:12], scope["path"], headers, client, request_id)
+
+
+def client_of(scope: Scope) -> str:
+    """Return the address that a request came from."""
+    address: str = (scope.get("client") or ("local", 0))[0]
+    return address
 
 
 def _extra(exchange: Exchange) -> dict[str, Any]:

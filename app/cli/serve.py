@@ -101,7 +101,9 @@ def _serve(
                 if keeper is not None:
                     keeper.ask_stop()
 
-            server = Server(app, on_start=started, on_stop=stopping)
+            server = Server(
+                app, on_start=started, on_stop=stopping, trusted_proxies=settings.trusted_proxies
+            )
             server.run(sockets=[listener])
         finally:
             if keeper is not None and keeper.pid is not None:

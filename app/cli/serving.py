@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -63,12 +63,14 @@ class Server(uvicorn.Server):
     """uvicorn that says when it is there, and when it was asked to stop."""
 
     def __init__(
-        self, app: "ASGIApp", *, on_start: Callable[[], None], on_stop: Callable[[], None]
-    ) -> None:
-        """Take the application and what to call."""
+        self, app: "ASGIApp", *, on_start: Callable[[], None], on_stop: Callable[[], None],
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Take the application, what to call, and whose word on addresses is believed."""
         super().__init__(uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="on",
             timeout_graceful_shutdown=DRAIN_S, timeout_keep_alive=30, ws="none",
+            proxy_headers=bool(trusted_proxies), forwarded_allow_ips=list(trusted_proxies),
         ))  # fmt: skip
         self._on_start, self._on_stop = on_start, on_stop
 

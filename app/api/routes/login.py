@@ -10,7 +10,7 @@ from app.api.auth import COOKIE, LINK, SESSION_S
 from app.api.bodies import LoginBody
 from app.api.content import JsonOnly
 from app.api.context import Api, ApiDep
-from app.api.middleware import session_of
+from app.api.middleware import client_of, session_of
 from app.api.openapi import documented
 from app.api.problems import Problem
 from app.api.schemas import LoginOut
@@ -24,8 +24,13 @@ def login_link(
     request: Request, api: ApiDep, token: Annotated[str | None, Query(max_length=200)] = None
 ) -> Response:
     """Begin a session from the link that `serve` printed; it works once."""
-    if token is None or not api.auth.use_login_token(token):
-        message = "" if token is None else "This link has been used, or is too old."
+    if token is None:
+        return request.app.state.login_page(request, "")
+    client = client_of(request.scope)
+    api.auth.check_attempts(client)
+    if not api.auth.use_login_token(token):
+        api.auth.note_failure(client)
+        message = "This link has been used, or is too old."
         return request.app.state.login_page(request, message)
     response = Response(status_code=303, headers={"Location": "/", "Cache-Control": "no-store"})
     _begin(request, api, response, LINK)
@@ -38,8 +43,12 @@ def login_link(
 )  # fmt: skip
 async def login(request: Request, api: ApiDep, body: LoginBody) -> Response:
     """Exchange an API key for a session cookie, for pages."""
+    client = client_of(request.scope)
+    if not api.auth.was_good(body.key):
+        api.auth.check_attempts(client)
     key_id = await run_in_threadpool(api.auth.check_key, body.key)
     if key_id is None and api.settings.is_auth_on:
+        api.auth.note_failure(client)
         raise Problem("unauthorized", "the key is not valid, or was revoked")
     response = answer({"status": "ok"})
     expires = _begin(request, api, response, key_id or "no key")

@@ -65,6 +65,27 @@ def test_guessing_keys_is_slowed_down(place: Place) -> None:
     assert place.client.get("/jobs").status_code == 200  # its key is known already
 
 
+def test_guessing_at_the_log_in_is_slowed_down_too(place: Place) -> None:
+    place.client.get("/jobs")
+    browser = place.anonymous()
+    answers = [browser.post("/login", json={"key": f"dst_{n}"}) for n in range(30)]
+    assert [answer.status_code for answer in answers[:20]] == [401] * 20
+    assert (answers[-1].status_code, answers[-1].json()["code"]) == (429, "too_many_attempts")
+    assert answers[-1].headers["retry-after"] == "10"
+    refused = browser.get("/jobs", headers={"Authorization": "Bearer dst_other"})
+    assert refused.status_code == 429  # one count for all ways in
+    assert browser.get("/login?token=wrong").status_code == 429
+    assert browser.get("/login").status_code == 200  # the form itself can be seen
+    good = browser.post("/login", json={"key": place.key}, headers=ORIGIN)
+    assert good.status_code == 200  # a key that was good is not held up
+
+
+def test_wrong_login_links_are_counted(place: Place) -> None:
+    browser = place.anonymous()
+    codes = [browser.get(f"/login?token={n}").status_code for n in range(22)]
+    assert codes[:20] == [401] * 20 and codes[-1] == 429
+
+
 def test_secrets_are_not_stored(place: Place) -> None:
     token = new_login_token(place.settings.data)
     place.client.get("/jobs")

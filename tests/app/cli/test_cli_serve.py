@@ -1,5 +1,6 @@
 """What serve promises of its socket, its worker process and its refusals."""
 
+import asyncio
 import logging
 import signal
 import socket
@@ -8,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +136,30 @@ def test_without_keys_only_this_machine_is_served(
     code, out, err = distillery("serve", "--host", host, "--port", "0")
     assert (code, out) == (2, "") and "DISTILLERY_AUTH is off" in err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("trusted", "seen"),
+    [((), ("127.0.0.1", "http")), (("10.0.0.9",), ("127.0.0.1", "http")),
+     (("127.0.0.1",), ("203.0.113.7", "https")), (("127.0.0.0/8",), ("203.0.113.7", "https"))],
+)  # fmt: skip
+def test_only_a_named_proxy_says_who_asks(
+    monkeypatch: pytest.MonkeyPatch, trusted: tuple[str, ...], seen: tuple[str, str]
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own variable is not heeded
+    found: list[tuple[str, str]] = []
+
+    async def app(scope: dict[str, Any], receive: object, send: object) -> None:
+        found.append((scope["client"][0], scope["scheme"]))
+
+    def nothing() -> None: ...
+
+    server = serving.Server(app, on_start=nothing, on_stop=nothing, trusted_proxies=trusted)
+    server.config.load()
+    headers = [(b"x-forwarded-for", b"203.0.113.7"), (b"x-forwarded-proto", b"https")]
+    scope = {"type": "http", "scheme": "http", "client": ("127.0.0.1", 9), "headers": headers}
+    asyncio.run(server.config.loaded_app(scope, None, None))
+    assert found == [seen]
 
 
 def test_signals_do_not_end_what_puts_things_in_order() -> None:
