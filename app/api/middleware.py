@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.auth import COOKIE, Auth
@@ -104,13 +105,8 @@ class Guard:
         self, problem: Problem, exchange: Exchange, scope: Scope, receive: Receive, send: Send
     ) -> None:
         response = problem_response(problem, exchange.path, exchange.request_id)
-        page = getattr(scope["app"].state, "refusal_page", None) if "app" in scope else None
-        if (
-            page is not None
-            and problem.status_code == 401
-            and wants_page(exchange.method, exchange.headers)
-        ):
-            response = page(Request(scope))
+        if "app" in scope and wants_page(exchange.method, exchange.headers):
+            response = _page(Request(scope), problem) or response
         exchange.code = problem.code
         await response(scope, receive, send)
 
@@ -121,6 +117,7 @@ class Guard:
             Problem: Why.
         """
         _check_host(exchange.headers.getlist("host"), self.hosts)
+        _check_address(scope)
         self._check_length(exchange)
         _check_origin(exchange)
         scope["state"]["client_id"] = client = await self._who(scope, exchange)
@@ -222,6 +219,19 @@ class Guard:
             ACCESS.log(level, "%s %s", exchange.method, exchange.path, extra=extra)
 
 
+def _page(request: Request, problem: Problem) -> Response | None:
+    """Return a refusal as a page, where there is one for it."""
+    state = request.app.state
+    if problem.status_code == 401 and hasattr(state, "refusal_page"):
+        login: Response = state.refusal_page(request)
+        return login
+    if problem.code == "malformed_request" and hasattr(state, "missing_page"):
+        missing: Response = state.missing_page(request, problem.detail)
+        missing.status_code = 400
+        return missing
+    return None
+
+
 def _exchange(scope: Scope) -> Exchange:
     headers = Headers(scope=scope)
     given = headers.get("x-request-id", "")
@@ -262,6 +272,16 @@ def _check_host(values: list[str], allowed: frozenset[str]) -> None:
             f"host {shown} is not served here: use localhost or the address, or name it in "
             "DISTILLERY_ALLOWED_HOSTS",
         )
+
+
+def _check_address(scope: Scope) -> None:
+    """Refuse an address with a NUL in it: Postgres takes none in any text.
+
+    Raises:
+        Problem: If the path or the query holds one.
+    """
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise Problem("malformed_request", "the address holds a NUL character (%00): leave it out")
 
 
 def host_name(text: str) -> str | None:

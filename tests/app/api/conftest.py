@@ -134,9 +134,10 @@ def settings(tmp_path: Path) -> Settings:
 def open_place(settings: Settings) -> tuple[Service, FakeEngine]:
     settings.data.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database_url)
-    sa.event.listen(  # no test pulls the plug
-        database.engine, "connect", lambda c, _: c.execute("PRAGMA synchronous=OFF")
-    )
+    if database.is_sqlite:  # no test pulls the plug
+        sa.event.listen(
+            database.engine, "connect", lambda c, _: c.execute("PRAGMA synchronous=OFF")
+        )
     database.migrate()
     store = JobStore(database)
     engine = FakeEngine(store)

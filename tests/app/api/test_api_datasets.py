@@ -111,7 +111,7 @@ def test_uploads_are_limited_with_and_without_a_length(place: Place) -> None:
     assert not uploads.exists() or list(uploads.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["..", "a/b", ".x", "", "a" * 64, "a b", "ä", "a\x00", "-x", "/a"])
+@pytest.mark.parametrize("name", ["..", "a/b", ".x", "", "a" * 64, "a b", "ä", "-x", "/a"])
 def test_names_of_uploads(place: Place, name: str) -> None:
     answer = place.client.post(
         "/datasets", params={"name": name}, content=zip_of(photos()), headers=ZIP

@@ -118,7 +118,7 @@ def test_files_are_listed_with_digests_and_served(place: Place, done: str) -> No
 @pytest.mark.parametrize(
     "name",
     ["../job.json", "..%2fjob.json", "%2e%2e/job.json", "/etc/passwd", "%2fetc%2fpasswd",
-     "....//job.json", "data/../../job.json", "report.json%00.png", "..\\job.json", "", "data",
+     "....//job.json", "data/../../job.json", "..\\job.json", "", "data",
      "link.json", "folder/secret.txt", ".hidden", "%ef%bc%8e%ef%bc%8e/job.json", "a" * 600],
 )  # fmt: skip
 def test_names_cannot_leave_the_folder(place: Place, done: str, name: str) -> None:
