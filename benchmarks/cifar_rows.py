@@ -51,6 +51,8 @@ class Setting:
     """Image learning rates of RATES in place of the published ones."""
     network_batch: int = 64
     """Real images of a step of a matching network's training."""
+    robust_batch: int = 256
+    """The same where it is trained by the group-robust objective: clusters need samples."""
     judge_steps: int = 600
     feature_steps: int = 300
     """Training steps of the network that selection looks through."""
@@ -211,14 +213,16 @@ class Bench:
     def method(self, row: Row) -> Method:
         """Return the method of a row, fitted to the setting."""
         setting = self.setting
-        method = method_for(row.base or "", setting.images_per_class)
+        std = float(np.sqrt(np.mean(np.square(self.normalisation.std))))
+        method = method_for(row.base or "", setting.images_per_class, pixel_std=std)
         if row.robust:
             method = robust_variant(method)
         if any(row.constraints):
             network = self.judge() if row.constraints[0] else None
             method = with_constraints(method, ConstraintWeights(*row.constraints), network)
         if setting.reals_per_class is not None:
-            plan = replace(method.networks, batch_size=setting.network_batch)
+            batch_size = setting.robust_batch if row.robust else setting.network_batch
+            plan = replace(method.networks, batch_size=batch_size)
             method = replace(method, reals_per_class=setting.reals_per_class, networks=plan)
         if setting.tuned and row.base in RATES:
             method = replace(method, learning_rate=RATES[row.base])

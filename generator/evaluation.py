@@ -95,7 +95,9 @@ def fit(distilled: DistilledSet, request: Request) -> Setting:
     setting = resolve(request.protocol, case, request.overrides, flip=request.flip)
     check_networks(setting)
     if request.protocol.labels == "soft":
-        setting = replace(setting, deviations=(*setting.deviations, _teacher_deviation(request)))
+        setting = replace(
+            setting, deviations=(*setting.deviations, _teacher_deviation(setting, request))
+        )
     return setting
 
 
@@ -114,12 +116,19 @@ def check_networks(setting: Setting) -> None:
             raise ConfigError(f"{name}: {error}") from error
 
 
-def _teacher_deviation(request: Request) -> str:
+def _teacher_network(setting: Setting, request: Request) -> str | None:
+    """Return the architecture of a teacher that is trained here, the first of the networks."""
+    if setting.protocol.labels != "soft" or request.teacher == "bundle":
+        return None
+    return next(iter(setting.recipes))
+
+
+def _teacher_deviation(setting: Setting, request: Request) -> str:
     """Return how the teacher is not the published one."""
     if request.teacher == "bundle":
         return "the bundle's soft labels of whole images in place of a teacher asked at each batch"
     epochs = request.teacher_epochs or TEACHER_RECIPE.num_epochs
-    return f"a teacher trained here for {epochs} epochs"
+    return f"a {_teacher_network(setting, request)} trained here for {epochs} epochs as teacher"
 
 
 def evaluate(
@@ -163,7 +172,7 @@ def evaluate(
     folder = (
         cache
         / "evaluations"
-        / _key(distilled, dataset, inputs.target, request, threads, device)[:16]
+        / _key(distilled, dataset, inputs.target, setting, request, threads, device)[:16]
     )
     folder.mkdir(parents=True, exist_ok=True)
     workers = 1 if device == "cuda" else max(1, machine.num_cores // threads)
@@ -236,12 +245,14 @@ def _target(
 
 
 def _key(
-    distilled: DistilledSet, dataset: Dataset, target: Target | None, request: Request,
-    threads: int, device: str,
+    distilled: DistilledSet, dataset: Dataset, target: Target | None, setting: Setting,
+    request: Request, threads: int, device: str,
 ) -> str:  # fmt: skip
     """Return what the figures of a student depend on; networks and repeats may grow."""
     overrides, pictures = request.overrides, distilled.pictures_per_image
     packing = {"pictures": pictures} if pictures > 1 else {}
+    network = _teacher_network(setting, request)
+    teacher = {"teacher_network": network} if network else {}
     return digest_json(
         {
             "version": VERSION, "set": distilled.digest, "classes": list(distilled.classes),
@@ -249,6 +260,7 @@ def _key(
             "epochs": overrides.num_epochs, "batch": overrides.batch_size, "flip": request.flip,
             "stages": overrides.num_stages, "target": target and target.fingerprint,
             "teacher": request.teacher, "teacher_epochs": request.teacher_epochs,
+            **teacher,
             "seed": request.seed, "best": request.keep_best, "threads": threads, "device": device,
             **packing,
         }
@@ -257,10 +269,10 @@ def _key(
 
 def _with_teacher(work: Work, request: Request, folder: Path) -> Work:
     """Return the work with a teacher, where the protocol asks one."""
-    if work.setting.protocol.labels != "soft" or request.teacher == "bundle":
+    network = _teacher_network(work.setting, request)
+    if network is None:
         return work
     assert work.inputs.train is not None
-    network = next(iter(work.setting.recipes))
     epochs = request.teacher_epochs or TEACHER_RECIPE.num_epochs
     path = folder / f"teacher-{network}.safetensors"
     teacher = own_teacher(work, work.inputs.train, network, epochs, path)

@@ -7,7 +7,7 @@ class for both sides. Shapes: P stored images, V views of each, C, H, W, K class
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from distillery.data.augment import (
     AugmentConfig,
     AugmentDraw,
     apply_augmentation,
+    chosen_part,
     draw_augmentation,
 )
 from distillery.errors import Cancelled, TrainingError
@@ -27,6 +28,7 @@ from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed, torch_rng
 from robust.matching_types import Batch, Method, Parameterisation
+from robust.moving_clusters import clusters_per_class
 from robust.networks import NetworkStream, Surroundings, open_networks
 from robust.objectives import shared_feature_maps
 from robust.representatives import Representatives
@@ -89,29 +91,51 @@ def distil(
     run = _Run(method, start, labels, around, parameterisation, budget)
     run.resume(checkpoint)
     while not run.is_over():
-        run.iterate(classes_per_step)
+        try:
+            run.iterate(classes_per_step)
+        except TrainingError:
+            if checkpoint is not None and run.losses:
+                run.save(checkpoint)  # no step was taken: this is the last good state
+            raise
         run.report(checkpoint, on_progress)
     values = run.values.detach().clone()
     return Distilled(values, parameterisation.store(values), run.losses, run.seconds())
 
 
-def siamese_draws(classes: list[int], config: AugmentConfig, seed: int) -> dict[int, AugmentDraw]:
-    """Return one draw of augmentation for each class, for its real and synthetic images alike."""
-    return {
-        label: draw_augmentation(1, config, torch_rng(seed, "siamese", label)) for label in classes
-    }
+NOWHERE = -1.0
+"""Centre of a cutout that leaves all of the image."""
+
+
+def siamese_draws(classes: Tensor, config: AugmentConfig, seed: int) -> AugmentDraw:
+    """Return one draw of augmentation for each class, for its real and synthetic images alike.
+
+    Args:
+        classes: In ascending order, (K,).
+        config: Of a `single` one each class gets the part that it draws.
+        seed: A class's draw depends on it and on the class alone.
+    """
+    own = [_draw_of_class(config, torch_rng(seed, "siamese", label)) for label in classes.tolist()]
+    return AugmentDraw(
+        torch.cat([one.theta for one in own]).to(classes.device),
+        torch.cat([one.colour for one in own]).to(classes.device),
+        torch.cat([one.cutout_centre for one in own]).to(classes.device),
+    )
+
+
+def _draw_of_class(config: AugmentConfig, generator: torch.Generator) -> AugmentDraw:
+    part = chosen_part(config, generator)
+    draw = draw_augmentation(1, part, generator)
+    if part.cutout:
+        return draw
+    return replace(draw, cutout_centre=torch.full_like(draw.cutout_centre, NOWHERE))
 
 
 def augmented(
-    batch: Batch, draws: Mapping[int, AugmentDraw], config: AugmentConfig, around: Surroundings
+    batch: Batch, classes: Tensor, draws: AugmentDraw, config: AugmentConfig, around: Surroundings
 ) -> Batch:
-    """Return a batch whose images went through the draw of their class."""
-    own = [draws[label] for label in batch.labels.tolist()]
-    draw = AugmentDraw(
-        torch.cat([one.theta for one in own]),
-        torch.cat([one.colour for one in own]),
-        torch.cat([one.cutout_centre for one in own]),
-    )
+    """Return a batch whose images went through the draw of their class (see `siamese_draws`)."""
+    rows = torch.searchsorted(classes, batch.labels)
+    draw = AugmentDraw(draws.theta[rows], draws.colour[rows], draws.cutout_centre[rows])
     images = apply_augmentation(batch.images, draw, config, fill=around.background)
     return Batch(images, batch.labels)
 
@@ -138,7 +162,8 @@ class _Held:
     """The real side of a turn: images, their augmentation, what the network sees in them."""
 
     real: Batch
-    draws: dict[int, AugmentDraw]
+    classes: Tensor
+    draws: AugmentDraw | None
     passes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
@@ -165,6 +190,8 @@ class _Run:
             )
         if method.precision == "bfloat16":
             around = replace(around, channels_last=False)
+        stored_per_class = int(labels.bincount()[labels.unique()].max())
+        around = replace(around, num_centres=clusters_per_class(stored_per_class))
         self.networks: NetworkStream = open_networks(method.networks, around)
         self._held: dict[int, _Held] = {}
         self.representatives: Representatives | None = None
@@ -186,8 +213,9 @@ class _Run:
     def share_done(self) -> float:
         """Return how much of the budget is used, in [0, 1]."""
         share = len(self.losses) / self.num_iterations
-        if self.budget.seconds is not None:
-            share = max(share, self.seconds() / self.budget.seconds)
+        if self.budget.seconds is not None:  # none are left: nothing is done
+            limit = self.budget.seconds
+            share = max(share, self.seconds() / limit if limit > 0 else 1.0)
         return min(1.0, share)
 
     def is_over(self) -> bool:
@@ -256,16 +284,22 @@ class _Run:
         images = self.parameterisation.decode(self.values[rows])
         views = rows.repeat_interleave(self.parameterisation.views)
         synthetic = Batch(images, self.views[views])
-        if method.augmentation is not None:
-            synthetic = augmented(synthetic, held.draws, method.augmentation, self.around)
+        if method.augmentation is not None and held.draws is not None:
+            synthetic = augmented(
+                synthetic, held.classes, held.draws, method.augmentation, self.around
+            )
         num_classes = self.around.num_classes
         total = images.new_zeros(())
         half = torch.autocast(
             images.device.type, torch.bfloat16, enabled=method.precision == "bfloat16"
         )
-        with half, shared_feature_maps(network, held.passes):
+        with half, shared_feature_maps(network, held.passes, only=held.real.images):
             terms = [("the objective", 1.0, method.objective)]
-            terms += [(one.name, one.weight, one.term) for one in method.constraints]
+            accuracy = self.networks.accuracy()
+            terms += [
+                (one.name, one.weight * (accuracy if one.by_accuracy else 1.0), one.term)
+                for one in method.constraints
+            ]
             for name, weight, term in terms:
                 value = weight * term(network, held.real, synthetic, num_classes)
                 if not torch.isfinite(value):
@@ -282,11 +316,11 @@ class _Run:
         first = int(classes[0])
         if first not in self._held:
             method, seed = self.method, derive_seed(self.around.seed, "matching", turn)
-            real, draws = self._reals(network, classes, turn), {}
+            real, draws = self._reals(network, classes, turn), None
             if method.augmentation is not None:
-                draws = siamese_draws(classes.tolist(), method.augmentation, seed)
-                real = augmented(real, draws, method.augmentation, self.around)
-            self._held[first] = _Held(real, draws)
+                draws = siamese_draws(classes, method.augmentation, seed)
+                real = augmented(real, classes, draws, method.augmentation, self.around)
+            self._held[first] = _Held(real, classes, draws)
         held = self._held[first]
         if self.method.hold == 1:
             self._held.clear()
@@ -321,6 +355,8 @@ class _Run:
             if value is not None:
                 arrays[f"optimiser.{name}"] = torch.as_tensor(value).cpu().numpy()
         arrays |= self.networks.state()
+        if self.representatives is not None:
+            arrays |= self.representatives.state()
         checkpoint.save(arrays, self._facts())
 
     def _facts(self) -> dict[str, Any]:
@@ -344,5 +380,7 @@ class _Run:
             moved = {k: v if k == "step" else v.to(self.values) for k, v in state.items()}
             self.optimiser.state[self.values] = moved
         self.networks.load(arrays)
+        if self.representatives is not None:
+            self.representatives.load(arrays)
         self.losses, self._spent = list(facts["losses"]), facts["seconds"]
         self.stage = facts.get("stage", 0)

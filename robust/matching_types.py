@@ -47,6 +47,9 @@ class WeightedConstraint:
     """What progress, results and errors call it."""
     weight: float
     term: Constraint
+    by_accuracy: bool = False
+    """The weight is times the accuracy in training, in per cent, of the network looked through: one
+    that knows nothing has no say."""
 
 
 class Parameterisation(Protocol):
@@ -87,8 +90,9 @@ class NetworkPlan:
 
     source: NetworkSource = "random"
     """`random`: fresh weights each iteration (DM). `trained_along`: trained on the synthetic set
-    between steps (DC, DSA). `queue`: a growing queue, trained on real data (IDM). `trained`: one
-    at a time, trained on real data between steps (IDC)."""
+    between steps (DC, DSA). `queue`: a queue of networks trained on real data, the oldest of which
+    leaves when it is full (IDM). `trained`: one at a time, trained on real data between steps
+    (IDC)."""
     robust: GroupRobust | None = None
     """Of training on real data: the group-robust objective, with clusters of real samples around
     the present synthetic ones; None: cross-entropy."""
@@ -98,9 +102,12 @@ class NetworkPlan:
     """Training steps of a fresh network before it is looked through. `trained_along` in a method of
     several stages: on the images of the earlier ones."""
     steps: int = 0
-    """Training steps between iterations (`trained_along`: the inner loop)."""
+    """Training steps between iterations (`trained_along`: epochs of the synthetic images, the inner
+    loop)."""
     trained_per_iteration: int = 1
     """Networks of the queue that are trained so, each iteration."""
+    queue_start: int = 3
+    """Networks of the queue before the first iteration, which adds one."""
     queue_size: int = 100
     queue_every: int = 30
     """Iterations before the queue gets another network."""

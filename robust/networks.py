@@ -34,6 +34,8 @@ class Surroundings:
     background: Tensor | float = 0.0
     channels_last: bool = True
     """On a CPU, channels of a pixel side by side: a third faster, but in bfloat16 slower."""
+    num_centres: int = MAX_CLUSTERS
+    """Synthetic images of each class that clusters form around."""
 
 
 class NetworkStream:
@@ -48,6 +50,10 @@ class NetworkStream:
 
     def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
         """Train what the plan trains once the images of an iteration have moved."""
+
+    def accuracy(self) -> float:
+        """Return the accuracy in training on real images of the network last given, in per cent."""
+        return 0.0
 
     def state(self) -> dict[str, np.ndarray]:
         """Return all weights and momenta, by name."""
@@ -93,9 +99,14 @@ class TrainedNetworks(NetworkStream):
         if self._trainee is not None and (iteration + 1) // self.plan.renew_every == self._number:
             self._train(self._trainee, self.plan.steps, synthetic)
 
+    def accuracy(self) -> float:
+        """Return the accuracy in training of the present network."""
+        return 0.0 if self._trainee is None else self._trainee.accuracy()
+
     def _train(self, trainee: "Trainee", steps: int, synthetic: Callable[[], Batch]) -> None:
         if self.plan.source == "trained_along":
-            trainee.train_on(synthetic(), steps)
+            images = synthetic()
+            trainee.train_on(images, steps * -(-len(images.labels) // self.plan.batch_size))
         else:
             trainee.train_on_reals(steps, synthetic)
 
@@ -114,43 +125,59 @@ class TrainedNetworks(NetworkStream):
 
 
 class NetworkQueue(NetworkStream):
-    """A growing queue of networks, a few of them trained on after each iteration (IDM)."""
+    """Networks of all ages, a few of them trained on after each iteration (IDM).
+
+    Every `queue_every` iterations a fresh one joins; of a full queue the oldest leaves.
+    """
 
     def __init__(self, plan: NetworkPlan, surroundings: Surroundings) -> None:
         super().__init__(plan, surroundings)
-        self._queue: list[Trainee] = []
+        self._queue: dict[int, Trainee] = {}
+        """By number, which counts all that ever joined; the oldest is the first."""
+        self._joined = 0
+        self._given: Trainee | None = None
 
     def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
-        """Return a random network of the queue, which grows as the iterations go."""
-        wanted = min(iteration // self.plan.queue_every + 1, self.plan.queue_size)
-        while len(self._queue) < wanted:
-            fresh = Trainee(self.plan, self.around, len(self._queue))
+        """Return a random network of the queue as it is at an iteration."""
+        while self._joined < self.plan.queue_start + iteration // self.plan.queue_every + 1:
+            if len(self._queue) == self.plan.queue_size:
+                del self._queue[min(self._queue)]
+            fresh = Trainee(self.plan, self.around, self._joined)
             fresh.train_on_reals(self.plan.warmup_steps, synthetic)
-            self._queue.append(fresh)
+            self._queue[self._joined] = fresh
+            self._joined += 1
         rng = numpy_rng(self.around.seed, "queue-pick", iteration)
-        return self._queue[int(rng.integers(len(self._queue)))].network
+        self._given = self._queue[int(rng.choice(list(self._queue)))]
+        return self._given.network
 
     def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
-        """Train a few networks of the queue on."""
+        """Train a few networks of the queue on, no two the same."""
         rng = numpy_rng(self.around.seed, "queue-train", iteration)
-        for _ in range(self.plan.trained_per_iteration):
-            trainee = self._queue[int(rng.integers(len(self._queue)))]
-            trainee.train_on_reals(self.plan.steps, synthetic)
+        count = min(self.plan.trained_per_iteration, len(self._queue))
+        for number in rng.choice(list(self._queue), count, replace=False):
+            self._queue[int(number)].train_on_reals(self.plan.steps, synthetic)
+
+    def accuracy(self) -> float:
+        """Return the accuracy in training of the network last given."""
+        return 0.0 if self._given is None else self._given.accuracy()
 
     def state(self) -> dict[str, np.ndarray]:
         """Return weights and momenta of the whole queue."""
-        arrays = {"queue_size": np.array(len(self._queue))}
-        for number, trainee in enumerate(self._queue):
+        arrays = {
+            "queue_numbers": np.array(list(self._queue), np.int64),
+            "queue_joined": np.array(self._joined),
+        }
+        for number, trainee in self._queue.items():
             arrays |= trainee.state(f"queue.{number}.")
         return arrays
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up the queue that was saved."""
-        self._queue = []
-        for number in range(int(arrays.get("queue_size", 0))):
-            trainee = Trainee(self.plan, self.around, number)
-            trainee.load(f"queue.{number}.", arrays)
-            self._queue.append(trainee)
+        self._queue = {}
+        self._joined = int(arrays.get("queue_joined", 0))
+        for number in np.asarray(arrays.get("queue_numbers", ()), np.int64).tolist():
+            self._queue[number] = Trainee(self.plan, self.around, number)
+            self._queue[number].load(f"queue.{number}.", arrays)
 
 
 def open_networks(plan: NetworkPlan, surroundings: Surroundings) -> NetworkStream:
@@ -182,10 +209,12 @@ class Trainee:
         self._plan, self._around = plan, around
         self._seed = derive_seed(around.seed, "trainee", number)
         self._steps_done = 0
+        self._right = torch.zeros((), dtype=torch.int64, device=around.reals.labels.device)
+        self._seen = 0
         self._real_batch, self._running = plan.batch_size, None
         if plan.robust is not None:
             self._real_batch = plan.robust.batch_size(plan.batch_size, around.num_classes)
-            num_clusters = around.num_classes * MAX_CLUSTERS
+            num_clusters = around.num_classes * around.num_centres
             self._running = plan.robust.start(num_clusters, around.reals.labels)
         self._optimizer = torch.optim.SGD(
             self.network.parameters(), plan.learning_rate, plan.momentum,
@@ -204,36 +233,72 @@ class Trainee:
 
     def train_on_reals(self, steps: int, synthetic: Callable[[], Batch]) -> None:
         """Train on real images by the plan's objective."""
-        reals = self._around.reals
         robust, centres = self._plan.robust, None
         if robust is not None and steps:
             draw = 0 if robust.memory else self._steps_done  # a cluster with a past stays itself
-            centres = _centres(synthetic(), derive_seed(self._seed, "centres", draw))
+            seed = derive_seed(self._seed, "centres", draw)
+            centres = _centres(synthetic(), self._around.num_centres, seed)
         for _ in range(steps):
             generator = torch_rng(self._seed, "batch", self._steps_done)
-            picks = torch.randint(len(reals.labels), (self._real_batch,), generator=generator)
-            picks = picks.to(reals.labels.device)
-            images, labels = self._augmented(reals.images[picks], generator), reals.labels[picks]
+            images, labels = self._draw(generator)
+            images = self._augmented(images, generator)
             if robust is not None and centres is not None and self._steps_done % robust.every == 0:
                 self._step(self._robust_loss(robust, Batch(images, labels), centres))
             elif self._plan.cutmix:
                 self._step(self._cutmix_loss(images, labels, generator))
             else:
-                self._step(F.cross_entropy(self.network(images), labels))
+                logits = self.network(images)
+                self._count(logits, labels)
+                self._step(F.cross_entropy(logits, labels))
+
+    def _draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return a batch of real images: any, or so many of each class where the objective asks."""
+        reals, robust = self._around.reals, self._plan.robust
+        if robust is not None and robust.samples_per_class is not None:
+            picks = self._picks_of_each_class(
+                self._real_batch // self._around.num_classes, generator
+            )
+        else:
+            picks = torch.randint(len(reals.labels), (self._real_batch,), generator=generator)
+            picks = picks.to(reals.labels.device)
+        return reals.images[picks], reals.labels[picks]
+
+    def _picks_of_each_class(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return indices of `count` real images of each class; small classes repeat theirs."""
+        labels, picks = self._around.reals.labels, []
+        for label in range(self._around.num_classes):
+            members = torch.nonzero(labels == label)[:, 0]
+            if len(members):
+                rows = torch.randint(len(members), (count,), generator=generator)
+                picks.append(members[rows.to(members.device)])
+        return torch.cat(picks)
+
+    def accuracy(self) -> float:
+        """Return the share of the real images seen in training that were told right, in per cent.
+
+        Those of CutMix, which have two labels, do not count.
+        """
+        return 100 * int(self._right) / self._seen if self._seen else 0.0
+
+    def _count(self, logits: Tensor, labels: Tensor) -> None:
+        self._right += (logits.detach().argmax(1) == labels).sum()
+        self._seen += len(labels)
 
     def _robust_loss(self, robust: GroupRobust, batch: Batch, centres: Batch) -> Tensor:
         """Return the group-robust objective of a batch, clustered around the centres."""
         features = self.network.features(batch.images)
-        losses = F.cross_entropy(self.network.head(features), batch.labels, reduction="none")
+        logits = self.network.head(features)
+        self._count(logits, batch.labels)
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
         with torch.no_grad():
             around = self.network.features(centres.images)
             ids = cluster_around(
                 features, batch.labels, around, centres.labels,
-                clusters_per_class=MAX_CLUSTERS, min_size=robust.min_cluster_size,
+                clusters_per_class=self._around.num_centres, min_size=robust.min_cluster_size,
             )  # fmt: skip
         return robust(
             losses, ids, num_classes=self._around.num_classes,
-            clusters_per_class=MAX_CLUSTERS, running=self._running,
+            clusters_per_class=self._around.num_centres, running=self._running,
         )  # fmt: skip
 
     def _cutmix_loss(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -268,7 +333,11 @@ class Trainee:
 
     def state(self, prefix: str) -> dict[str, np.ndarray]:
         """Return weights, momenta and the steps done, each name behind `prefix`."""
-        arrays = {prefix + "steps": np.array(self._steps_done)}
+        arrays = {
+            prefix + "steps": np.array(self._steps_done),
+            prefix + "right": np.array(int(self._right)),
+            prefix + "seen": np.array(self._seen),
+        }
         if self._running is not None:
             arrays[prefix + "running"] = self._running.cpu().numpy()
         for name, weight in self.network.named_parameters():
@@ -281,6 +350,8 @@ class Trainee:
     def load(self, prefix: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what `state` returned."""
         self._steps_done = int(arrays[prefix + "steps"])
+        self._right.fill_(int(arrays[prefix + "right"]))
+        self._seen = int(arrays[prefix + "seen"])
         if self._running is not None:
             self._running.copy_(torch.from_numpy(arrays[prefix + "running"]))
         with torch.no_grad():
@@ -291,8 +362,8 @@ class Trainee:
                     self._optimizer.state[weight]["momentum_buffer"] = momentum.to(weight)
 
 
-def _centres(synthetic: Batch, seed: int) -> Batch:
-    """Return the synthetic images that clusters form around: up to ten of each class."""
+def _centres(synthetic: Batch, per_class: int, seed: int) -> Batch:
+    """Return the synthetic images that clusters form around, up to so many of each class."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = choose_centres(synthetic.labels, MAX_CLUSTERS, generator)
+    chosen = choose_centres(synthetic.labels, per_class, generator)
     return Batch(synthetic.images[chosen], synthetic.labels[chosen])

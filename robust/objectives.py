@@ -39,26 +39,31 @@ def distribution_matching(
 def cross_entropy_term(
     network: Classifier, real: Batch, synthetic: Batch, num_classes: int
 ) -> Tensor:
-    """Return the network's mean cross-entropy on the synthetic images, times the classes present.
+    """Return the mean cross-entropy of each class's synthetic images, summed over classes.
 
-    Source: Zhao et al. (2023), IDM: keeps the images recognisable to trained networks. The factor
-    lets classes that are taken apart add up to what they give together.
+    Source: Zhao et al. (2023), IDM: keeps the images recognisable to trained networks.
     """
-    loss = F.cross_entropy(network(synthetic.images), synthetic.labels)
-    return loss * len(synthetic.classes())
+    losses = F.cross_entropy(network(synthetic.images), synthetic.labels, reduction="none")
+    means, sizes = group_means(losses[:, None], synthetic.labels, num_classes)
+    return torch.where(sizes > 0, means[:, 0], 0).sum()
 
 
-def gradient_matching(distance: LayerDistance) -> Objective:
+def gradient_matching(distance: LayerDistance, *, convolutions_only: bool = False) -> Objective:
     """Return the objective that compares a class's gradients of the network's weights.
 
     Each class has its own gradient (Zhao et al. 2021, DC, Algorithm 1: matching class by class).
 
     Args:
         distance: `cosine_rows` (DC, DSA), `absolute` or `squared` (IDC).
+        convolutions_only: Leave biases, norms and linear layers out (the released code of IDC).
     """
 
     def objective(network: Classifier, real: Batch, synthetic: Batch, num_classes: int) -> Tensor:
-        weights = [weight for weight in network.parameters() if weight.requires_grad]
+        weights = [
+            weight
+            for weight in network.parameters()
+            if weight.requires_grad and (weight.ndim == 4 or not convolutions_only)
+        ]
         total = synthetic.images.new_zeros(())
         for label in synthetic.classes():
             own_real, own = real.of_class(label), synthetic.of_class(label)
@@ -101,7 +106,10 @@ def constant_features(network: Classifier, images: Tensor) -> Tensor:
 
 @contextmanager
 def shared_feature_maps(
-    network: Classifier, constant: list[tuple[Tensor, Tensor]] | None = None
+    network: Classifier,
+    constant: list[tuple[Tensor, Tensor]] | None = None,
+    *,
+    only: Tensor | None = None,
 ) -> Iterator[None]:
     """Let all terms of a step share the network's pass over the same images.
 
@@ -111,6 +119,7 @@ def shared_feature_maps(
         network: Whose passes are shared.
         constant: Images and feature maps without gradient, to be kept for further steps; belongs
             to this network with these weights.
+        only: The one batch whose pass without gradient is kept; None: each.
     """
     plain = network.feature_map
     moving: list[tuple[Tensor, Tensor]] = []
@@ -125,7 +134,8 @@ def shared_feature_maps(
             result = plain(images)
         else:
             result = torch.cat([plain(part) for part in images.split(CACHE_BATCH)])
-        kept.append((images, result))
+        if kept is moving or only is None or images is only:
+            kept.append((images, result))
         return result
 
     network.feature_map = feature_map  # type: ignore[method-assign, assignment]

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,7 +126,7 @@ def refine(
         on_progress: Told of each step; may raise `Cancelled`, the state is saved first.
 
     Raises:
-        TrainingError: If the objective stops being finite; the last checkpoint is kept.
+        TrainingError: If a term stops being finite; the last good state is kept.
     """
     state = _State.start(parameters, config, checkpoint)
     proxy: Classifier | None = None
@@ -136,12 +135,16 @@ def refine(
         if proxy is None or step // config.steps_per_proxy != proxy_number:
             proxy_number = step // config.steps_per_proxy
             proxy = make_proxy(proxy_number)
-        loss = _refine_step(
-            state, labels, reals, proxy, config, decode=decode, views=views,
-            augmentation=augmentation, num_classes=num_classes, background=background,
-            constraints=constraints, seed=seed, step=step,
-        )  # fmt: skip
-        _check_finite(loss, step, config)
+        try:
+            loss = _refine_step(
+                state, labels, reals, proxy, config, decode=decode, views=views,
+                augmentation=augmentation, num_classes=num_classes, background=background,
+                constraints=constraints, seed=seed, step=step,
+            )  # fmt: skip
+        except TrainingError:
+            if checkpoint is not None and state.losses:
+                state.save(checkpoint)  # no step was taken
+            raise
         with torch.no_grad():
             state.values.copy_(project(state.values))
         state.step = step + 1
@@ -150,12 +153,13 @@ def refine(
     return RefineResult(state.values.detach().clone(), state.losses)
 
 
-def _check_finite(loss: float, step: int, config: RefineConfig) -> None:
-    """Raise TrainingError where no step was taken."""
-    if not np.isfinite(loss):
+def _check_finite(value: Tensor, term: str, step: int, config: RefineConfig) -> None:
+    """Raise TrainingError for a term that is not finite."""
+    if not bool(torch.isfinite(value).all()):
+        worst = float(value.detach().sum())
         raise TrainingError(
-            f"the matching objective of refine became {loss} at step {step}: lower its "
-            f"learning rate of {config.learning_rate}; the last good state is kept"
+            f"{term} of refine became {worst} at step {step}: lower its learning rate of "
+            f"{config.learning_rate}; the last good state is kept"
         )
 
 
@@ -171,7 +175,7 @@ def _refine_step(
 ) -> float:  # fmt: skip
     """Take one Adam step over all classes, a few at a time; return the mean loss.
 
-    Where loss or gradient is not finite, no step is taken and the result is not finite.
+    Where a term or the gradient is not finite, no step is taken.
     """
     generator = torch_rng(seed, "refine", step)
     for group in state.optimizer.param_groups:
@@ -192,16 +196,19 @@ def _refine_step(
             proxy, (real_images, real_labels), (images, own),
             num_classes=num_classes, cluster_weight=config.cluster_weight,
         )  # fmt: skip
+        _check_finite(loss, "the matching objective", step, config)
         sides = Batch(real_images, real_labels), Batch(images, own)
         for one in constraints:
             # Published weights stand beside DM's sum over classes and features; this is a mean
             scale = one.weight / (len(part) * proxy.head.in_features)
-            loss = loss + scale * one.term(proxy, *sides, num_classes)
+            value = scale * one.term(proxy, *sides, num_classes)
+            _check_finite(value, one.name, step, config)
+            loss = loss + value
         loss.backward()
         total += float(loss.detach())
-    gradient = state.values.grad
-    if gradient is None or not torch.isfinite(gradient).all():
-        return math.nan  # a step would spoil the images for good, whatever the loss
+    assert state.values.grad is not None
+    # a step would spoil the images for good, whatever the loss
+    _check_finite(state.values.grad, "the gradient", step, config)
     state.optimizer.step()
     return total / len(parts)
 

@@ -5,6 +5,8 @@ Source: Liu et al. (2023), "DREAM: Efficient Dataset Distillation by Representat
 sizes are deduced from its text and unconfirmed. Shapes: N images of a class, D features.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,6 +42,21 @@ class Representatives:
             picks.append(self._kept[label][1])
         indices = torch.cat(picks)
         return Batch(self._reals.images[indices], self._reals.labels[indices])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what is kept, by class: a later network would choose others."""
+        return {
+            f"representatives.{label}": np.concatenate([[epoch], picks.cpu().numpy()])
+            for label, (epoch, picks) in self._kept.items()
+        }
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up what `state` returned."""
+        prefix, device = "representatives.", self._reals.labels.device
+        for name in (name for name in arrays if name.startswith(prefix)):
+            epoch, *picks = arrays[name].tolist()
+            kept = epoch, torch.tensor(picks, dtype=torch.int64, device=device)
+            self._kept[int(name.removeprefix(prefix))] = kept
 
     def _choose(self, network: Classifier, label: int, count: int, epoch: int) -> Tensor:
         """Return the indices of the representatives of a class."""

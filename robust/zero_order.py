@@ -104,7 +104,7 @@ def without_gradient(
         objective: Called with batches whose images carry no gradient.
         num_directions: See `estimate_gradient`.
         sigma: In units of the normalised image.
-        generator: Of the directions.
+        generator: Of the directions; a resumed run draws others.
     """
 
     def estimated(network: Classifier, real: Batch, synthetic: Batch, num_classes: int) -> Tensor:

@@ -34,6 +34,8 @@ class AugmentConfig:
     """Largest factor minus one of the distance to the mean."""
     cutout: float = 0.0
     """Side of a zeroed square, as a share of the image side."""
+    single: bool = False
+    """Only one of the parts (`parts_of`) at a time, drawn for each batch."""
 
 
 AFFINE = AugmentConfig()
@@ -44,16 +46,9 @@ DSA = AugmentConfig(
 )  # fmt: skip
 """The published strategy colour, crop, cutout, flip, scale, rotate (brightness 1 in its units)."""
 
+SINGLE_DSA = replace(DSA, single=True)
+"""The same as the released code applies it: one part, drawn for each batch."""
 _STILL = AugmentConfig(shift=0.0, rotate_degrees=0.0, scale=1.0)
-DSA_PARTS = (
-    replace(_STILL, brightness=DSA.brightness, saturation=DSA.saturation, contrast=DSA.contrast),
-    replace(_STILL, shift=DSA.shift),
-    replace(_STILL, cutout=DSA.cutout),
-    replace(_STILL, flip=True),
-    replace(_STILL, scale=DSA.scale),
-    replace(_STILL, rotate_degrees=DSA.rotate_degrees),
-)
-"""The parts of the strategy; the released code applies one of them, drawn for each batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +61,32 @@ class AugmentDraw:
     """Brightness offset, saturation factor, contrast factor, (N, 3)."""
     cutout_centre: Tensor
     """Centre of the zeroed square in [0, 1], (N, 2)."""
+
+
+def parts_of(config: AugmentConfig) -> list[AugmentConfig]:
+    """Return colour, crop, cutout, flip, scale, rotation, each alone, where it has a strength."""
+    parts = [
+        replace(
+            _STILL,
+            brightness=config.brightness,
+            saturation=config.saturation,
+            contrast=config.contrast,
+        ),
+        replace(_STILL, shift=config.shift),
+        replace(_STILL, cutout=config.cutout),
+        replace(_STILL, flip=config.flip),
+        replace(_STILL, scale=config.scale),
+        replace(_STILL, rotate_degrees=config.rotate_degrees),
+    ]
+    return [part for part in parts if part != _STILL]
+
+
+def chosen_part(config: AugmentConfig, generator: torch.Generator) -> AugmentConfig:
+    """Return the part that a batch gets of a `single` augmentation; any other one as it is."""
+    if not config.single:
+        return config
+    parts = parts_of(config)
+    return parts[int(torch.randint(len(parts), (), generator=generator))]
 
 
 def draw_augmentation(
@@ -149,5 +170,6 @@ def augment(
     images: Tensor, config: AugmentConfig, generator: torch.Generator, *, fill: Tensor | float = 0.0
 ) -> Tensor:
     """Return `images` with an own draw for each image (see `apply_augmentation`)."""
+    config = chosen_part(config, generator)
     draw = draw_augmentation(len(images), config, generator)
     return apply_augmentation(images, draw, config, fill=fill)

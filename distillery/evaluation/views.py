@@ -6,12 +6,13 @@ numbers come from one CPU generator. Shapes: N batch, C channels, H and W.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distillery.data.augment import DSA_PARTS, augment
+from distillery.data.augment import SINGLE_DSA, augment
 from distillery.data.normalise import Normalisation
 
 View = Callable[[Tensor, torch.Generator], Tensor]
@@ -61,9 +62,7 @@ def dsa(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:
     Strengths are drawn for each image; what lies beyond the edge is the mean colour, 0.
     Source: Zhao & Bilen (2021), the released code's single mode.
     """
-    parts = [part for part in DSA_PARTS if flip or not part.flip]
-    chosen = int(torch.randint(len(parts), (), generator=generator))
-    return augment(images, parts[chosen], generator)
+    return augment(images, replace(SINGLE_DSA, flip=flip), generator)
 
 
 def crop_jitter(images: Tensor, generator: torch.Generator, *, flip: bool) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distillery.checkpoint import Checkpoint
-from distillery.data.augment import DSA
+from distillery.data.augment import DSA, SINGLE_DSA
 from distillery.data.normalise import Normalisation
 from distillery.errors import Cancelled, ConfigError, TrainingError
 from robust.constraints import ConstraintWeights
@@ -89,7 +89,7 @@ def test_real_images_that_are_held_are_looked_at_once(precision, monkeypatch) ->
     assert done.losses[2] < done.losses[0]  # the same question, nearer to its answer
 
 
-@pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc", "pdd"])
+@pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc", "pdd", "dream"])
 def test_a_run_that_was_cut_ends_as_one_that_was_not(name: str, tmp_path) -> None:
     method = _short(robust_variant(method_for(name, 10)) if name == "idm" else method_for(name, 10))
     method = replace(method, stages=min(2, method.stages))
@@ -125,7 +125,7 @@ def test_a_term_that_is_not_finite_is_named_and_the_last_good_state_is_kept(tmp_
         method_for("dm", 10), constraints=(WeightedConstraint("spread", 1.0, bad),),
         reals_per_class=4,
     )  # fmt: skip
-    checkpoint = Checkpoint(tmp_path / "state.safetensors", interval_s=0.0)
+    checkpoint = Checkpoint(tmp_path / "state.safetensors", interval_s=3600.0)
     with pytest.raises(TrainingError, match=r"spread became nan at step 2.*last good state"):
         _run(method, iterations=5, checkpoint=checkpoint)
     saved = checkpoint.load()
@@ -151,14 +151,63 @@ def test_a_budget_of_seconds_ends_the_run_by_its_own_clock() -> None:
     assert done.seconds >= 3.0
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_no_time_left_means_no_step(seconds: float) -> None:
+    start = torch.zeros(6, 1, 8, 8)
+    done = distil(
+        method_for("dm", 10), start, LABELS, _around(), Pixels(NORMALISATION.clamp),
+        budget=Budget(seconds=seconds),
+    )  # fmt: skip
+    assert done.losses == [] and torch.equal(done.images, start)
+
+
+def test_cross_entropy_of_idm_weighs_as_much_as_the_network_knows() -> None:
+    method = _short(method_for("idm", 10))
+    seen = []
+
+    def spy(network, real, synthetic, num_classes):
+        seen.append(1)
+        return synthetic.images.sum() * 0 + 1.0  # its weight is then what it adds to the loss
+
+    def nothing(network, real, synthetic, num_classes):
+        return synthetic.images.sum() * 0
+
+    term = replace(method.constraints[0], term=spy)
+    method = replace(method, constraints=(term,), objective=nothing, augmentation=None)
+    plan = replace(method.networks, queue_start=0, queue_every=100, queue_size=1)
+    _, done = _run(replace(method, networks=plan))
+    assert done.losses[0] == 0  # an untrained network has no say
+    assert 0 < done.losses[-1] <= 0.5 * 100
+
+
 def test_siamese_augmentation_is_the_same_for_both_sides_and_another_for_each_class() -> None:
     image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    batch = Batch(image.expand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1]))
-    draws = siamese_draws([0, 1], DSA, 3)
-    images = augmented(batch, draws, DSA, _around()).images
-    assert torch.equal(images, augmented(batch, draws, DSA, _around()).images)
-    assert torch.equal(images[0], images[1])
-    assert not torch.allclose(images[0], images[2])
+    batch = Batch(image.expand(4, 1, 8, 8), torch.tensor([0, 0, 4, 4]))
+    classes = torch.tensor([0, 4])
+    for config in (DSA, SINGLE_DSA):
+        draws = siamese_draws(classes, config, 3)
+        images = augmented(batch, classes, draws, config, _around()).images
+        assert torch.equal(images, augmented(batch, classes, draws, config, _around()).images)
+        assert torch.equal(images[0], images[1])
+        assert not torch.allclose(images[0], images[2])
+
+
+def test_a_single_augmentation_gives_each_class_one_part() -> None:
+    classes = torch.arange(60)
+    draws = siamese_draws(classes, SINGLE_DSA, 0)
+    parts = torch.stack(
+        [
+            (draws.theta != torch.eye(2, 3)).flatten(1).any(1),
+            (draws.colour != torch.tensor([0.0, 1.0, 1.0])).any(1),
+            (draws.cutout_centre >= 0).all(1),
+        ]
+    )
+    assert (parts.sum(0) <= 1).all()  # a flip may be drawn and not flip
+    assert parts.any(1).all()
+    image = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    seen = augmented(Batch(image, classes), classes, draws, SINGLE_DSA, _around()).images
+    still = ~parts.any(0)
+    assert still.any() and torch.allclose(seen[still], image[still], atol=1e-5)
 
 
 def test_dc_says_where_it_has_no_loops() -> None:
@@ -218,7 +267,7 @@ def test_the_reference_preset_enlarges_the_batches_of_networks_and_goes_on_from_
     saved = checkpoint.load()
     assert saved is not None
     seen = saved[0]["network.running"]
-    assert seen.shape == (3 * 10,) and np.isfinite(seen).any()
+    assert seen.shape == (3 * 2,) and np.isfinite(seen).any()  # as many clusters as images
     _, resumed = _run(method, iterations=4, checkpoint=checkpoint)
     assert torch.equal(resumed.images, whole.images)
 

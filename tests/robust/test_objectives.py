@@ -63,7 +63,7 @@ def test_matching_of_classes_apart_adds_up_to_matching_them_together() -> None:
     network, real = _network(), _random(0, [0, 0, 1, 1, 2, 2])
     synthetic = _random(1, [0, 1, 1, 2])
     objectives = [distribution_matching, gradient_matching(cosine_rows), cross_entropy_term]
-    for objective in objectives[:2]:
+    for objective in objectives:
         whole = objective(network, real, synthetic, 3)
         parts = [
             objective(
@@ -144,6 +144,76 @@ def test_cross_entropy_term_counts_each_class_that_is_there() -> None:
     synthetic = Batch(_images([[1, 0], [0, 1], [1, 1]]), torch.tensor([0, 3, 3]))
     loss = cross_entropy_term(network, synthetic, synthetic, 4)
     assert float(loss.detach()) == pytest.approx(2 * torch.log(torch.tensor(4.0)).item())
+
+
+def test_cross_entropy_term_is_the_sum_of_the_means_of_each_class() -> None:
+    network, synthetic = _network(), _random(0, [0, 0, 2])
+    logits = network(synthetic.images)
+    own = [float(-logits[i].log_softmax(0)[k].detach()) for i, k in enumerate([0, 0, 2])]
+    loss = cross_entropy_term(network, synthetic, synthetic, 3)
+    assert float(loss.detach()) == pytest.approx((own[0] + own[1]) / 2 + own[2], rel=1e-5)
+
+
+def test_cross_entropy_term_moves_images_towards_their_class_and_looks_at_no_real_one() -> None:
+    network = _Linear(torch.eye(2))
+    real = Batch(_images([[1, 1]]).requires_grad_(), torch.tensor([0]))
+    images = _images([[0, 0]]).requires_grad_()
+    cross_entropy_term(network, real, Batch(images, torch.tensor([0])), 2).backward()
+    # downhill: more of class 0, less of class 1; (softmax - onehot) is (-.5, .5)
+    assert images.grad.flatten().tolist() == pytest.approx([-0.5, 0.5])
+    assert real.images.grad is None
+    sure = cross_entropy_term(network, real, Batch(_images([[60, 0]]), torch.tensor([0])), 2)
+    assert float(sure.detach()) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("distance", "power"), [(absolute, 1), (squared, 2)])
+def test_gradient_distances_of_idc_agree_with_autograd_written_out(distance, power) -> None:
+    network, real, synthetic = _network(), _random(0, [1, 1, 1]), _random(1, [1, 1])
+    grads = []
+    for batch in (real, synthetic):
+        network.zero_grad()
+        F.cross_entropy(network(batch.images), batch.labels).backward()
+        grads.append({name: p.grad.clone() for name, p in network.named_parameters()})
+    gaps = {name: (grads[0][name] - grads[1][name]).abs() ** power for name in grads[0]}
+    loss = gradient_matching(distance)(network, real, synthetic, 3)
+    assert float(loss.detach()) == pytest.approx(
+        sum(float(g.sum()) for g in gaps.values()), rel=1e-3
+    )
+    loss = gradient_matching(distance, convolutions_only=True)(network, real, synthetic, 3)
+    convolutions = [float(gap.sum()) for gap in gaps.values() if gap.ndim == 4]
+    assert len(convolutions) < len(gaps)
+    assert float(loss.detach()) == pytest.approx(sum(convolutions), rel=1e-3)
+
+
+@pytest.mark.parametrize("distance", [cosine_rows, absolute, squared])
+def test_gradient_matching_holds_the_real_images(distance) -> None:
+    network, real = _network(), _random(0, [0, 1])
+    real = Batch(real.images.requires_grad_(), real.labels)
+    synthetic = Batch(_random(1, [0, 1]).images.requires_grad_(), real.labels)
+    gradient_matching(distance)(network, real, synthetic, 3).backward()
+    assert real.images.grad is None and float(synthetic.images.grad.abs().sum()) > 0
+
+
+def test_distribution_matching_agrees_with_a_second_formula_and_is_zero_between_equals() -> None:
+    network, real, synthetic = _network(), _random(0, [0, 0, 1, 2]), _random(1, [0, 1, 1, 2])
+    means = [
+        torch.stack([network.features(batch.of_class(k)).mean(0) for k in range(3)])
+        for batch in (real, synthetic)
+    ]
+    loss = distribution_matching(network, real, synthetic, 3)
+    expected = torch.dist(*means) ** 2
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+    equal = distribution_matching(network, real, Batch(real.images.clone(), real.labels), 3)
+    assert float(equal.detach()) == pytest.approx(0, abs=1e-8)
+
+
+def test_only_the_pass_over_the_real_batch_is_kept() -> None:
+    network, real = _Linear(torch.eye(2)), _images([[0, 0], [2, 4]])
+    kept: list[tuple[Tensor, Tensor]] = []
+    with shared_feature_maps(network, kept, only=real), torch.no_grad():
+        for images in (real, real, real + 1, real + 2):
+            network.features(images)
+    assert [seen is real for seen, _ in kept] == [True] and network.passes == 3
 
 
 def test_terms_of_a_step_share_one_pass_over_the_same_images() -> None:
