@@ -216,8 +216,8 @@ class JobEngine:
         }  # fmt: skip
         kind = "canceled" if current.status == "canceling" else "failed"
         fields = {} if kind == "canceled" else {"error": error}
-        expect = {"canceling"} if kind == "canceled" else {"running"}
-        return self.store.change(job.id, expect=expect, status=kind, **fields) is not None  # type: ignore[arg-type]
+        ended = self.store.change(job.id, expect={current.status}, status=kind, **fields)
+        return ended is not None
 
     def _existing(self, job_id: str) -> JobRecord:
         """Return a job that must be there."""

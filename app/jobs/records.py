@@ -21,14 +21,15 @@ ACKNOWLEDGED = "acknowledge_licence"
 """In a job's request: its sender knows that the base may not be used commercially."""
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
 NEXT: Mapping[Status, frozenset[Status]] = {
-    "queued": frozenset({"running", "canceled"}),
+    "queued": frozenset({"running", "canceled", "succeeded", "failed"}),
     "running": frozenset({"canceling", "succeeded", "failed", "queued"}),
     "canceling": frozenset({"canceled", "succeeded", "failed"}),
     "succeeded": frozenset(),
     "failed": frozenset({"queued"}),
     "canceled": frozenset({"queued"}),
 }
-"""Where a job may go from each status; queued again by a retry, or when its worker is gone."""
+"""Where a job may go from each status; queued again by a retry, or when its worker is gone. One
+that lost its worker after its last stage ends from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,15 +62,18 @@ def position(connection: sa.Connection, priority: int, ticket: int) -> int:
 
 
 def update_job(
-    connection: sa.Connection, job_id: str, expect: Collection[Status], fields: Mapping[str, Any]
-) -> JobRecord | None:
-    """Change a job in an expected status and count its revision up."""
+    connection: sa.Connection, job_id: str, expect: Collection[Status], fields: Mapping[str, Any],
+    revision: int | None = None,
+) -> JobRecord | None:  # fmt: skip
+    """Change a job in an expected status, and at an expected revision, and count that up."""
     statement = (
         JOBS.update()
         .where(JOBS.c.id == job_id, JOBS.c.status.in_(list(expect)))
         .values(revision=JOBS.c.revision + 1, **fields)
         .returning(JOBS)
     )
+    if revision is not None:
+        statement = statement.where(JOBS.c.revision == revision)
     row = connection.execute(statement).one_or_none()
     return None if row is None else to_job(row)
 

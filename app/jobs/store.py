@@ -149,16 +149,19 @@ class JobStore:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {status: found.get(status, 0) for status in STATUSES}
 
-    def change(self, job_id: str, *, expect: Collection[Status], **fields: Any) -> JobRecord | None:
+    def change(
+        self, job_id: str, *, expect: Collection[Status], revision: int | None = None, **fields: Any
+    ) -> JobRecord | None:
         """Change a job that is in one of the expected statuses; the event is of kind `status`.
 
         Args:
             job_id: Of the job.
             expect: Statuses to start from.
+            revision: Revision to start from; None: any.
             fields: New values of the record's fields; times and the ticket are set here.
 
         Returns:
-            The job after the change; None where it is gone or in another status.
+            The job after the change; None where it is gone, or in another status or revision.
 
         Raises:
             ValueError: If the new status does not follow all expected ones.
@@ -170,7 +173,7 @@ class JobStore:
         with self.database.write() as connection:
             if status is not None:
                 fields |= _times(connection, status, fields)
-            job = update_job(connection, job_id, expect, fields)
+            job = update_job(connection, job_id, expect, fields, revision)
             if job is None:
                 return None
             waits = job.status == "queued"

@@ -117,8 +117,10 @@ class Reaper:
                 workflow_id_prefix=f"{job.id}.{job.attempt}-", status=PENDING,
                 load_input=False, load_output=False,
             )  # fmt: skip
-            if not busy:
-                store.change(job.id, expect={"running"}, status="queued", worker=None)
+            if not busy:  # the revision: another worker may just have begun a stage of it
+                store.change(
+                    job.id, expect={"running"}, revision=job.revision, status="queued", worker=None
+                )
 
     def _forget(self, worker: WorkerRecord) -> None:
         """Remove the row of a worker that is long gone and holds nothing."""

@@ -76,14 +76,17 @@ class StageRunner:
         }
 
     def finish(self, job_id: str, attempt: int, outcome: Mapping[str, Any]) -> None:
-        """End a job as its last stage ended."""
+        """End a job as its last stage ended.
+
+        It may wait again: its worker died after the last stage, and this one has only to end it.
+        """
         job = patiently(lambda: self.service.store.get(job_id))
         if job is None or job.attempt != attempt or job.is_terminal:
             return
         change = self.service.store.change
         if outcome["kind"] == "done":
             patiently(lambda: change(
-                job_id, expect={"running", "canceling"}, status="succeeded", worker=None,
+                job_id, expect={"queued", "running", "canceling"}, status="succeeded", worker=None,
                 result=outcome["result"], error=None,
                 progress=(job.progress or {}) | {"value": 1.0, "eta_seconds": 0},
             ))  # fmt: skip
@@ -94,25 +97,29 @@ class StageRunner:
         if canceled is None:
             error = outcome["error"] or job.error or _unasked(job)
             patiently(lambda: change(
-                job_id, expect={"running"}, status="failed", worker=None, error=error
+                job_id, expect={"queued", "running"}, status="failed", worker=None, error=error
             ))  # fmt: skip
 
     def _begin(self, job_id: str, attempt: int, stage: str, part: int | None) -> JobRecord | None:
         """Say that a stage begins; None where its job is not to go on."""
-        job = self.service.store.get(job_id)
-        if job is None or job.attempt != attempt or job.error is not None:
-            return None
+        store, values = self.service.store, {"status": "running"}
         worker = {"id": self.identity.executor_id, "device": self.identity.device_name}
-        if job.status == "queued" or (job.status == "running" and job.phase != stage):
-            job = self.service.store.change(
-                job_id, expect={"queued", "running"}, status="running", phase=stage, worker=worker
+        while True:  # until it stays: a reaper may put it back into the queue in between
+            job = store.get(job_id)
+            if job is None or job.attempt != attempt or job.error is not None:
+                return None
+            if job.status == "queued" or (job.status == "running" and job.phase != stage):
+                job = store.change(
+                    job_id, expect={"queued", "running"}, status="running", phase=stage,
+                    worker=worker,
+                )  # fmt: skip
+            if job is None or job.status != "running":
+                return None
+            begun = set_phase(
+                self.service.database, job_id, stage, values, expect={"running"}, worker=worker
             )
-        if job is None or job.status != "running":
-            return None
-        values = {"status": "running"}
-        return set_phase(
-            self.service.database, job_id, stage, values, expect={"running"}, worker=worker
-        )
+            if begun is not None:
+                return begun
 
     def _run_until_known(self, job: JobRecord, stage: str, part: int | None) -> StageOutcome:
         """Run a stage again until it ends by itself; its deaths are counted elsewhere."""

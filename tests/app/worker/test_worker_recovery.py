@@ -81,13 +81,20 @@ def test_a_job_that_never_reached_the_engine_is_handed_over(house: House) -> Non
     assert house.service.engine.reconcile() == []
 
 
-@pytest.mark.parametrize(("before", "status"), [("running", "failed"), ("canceling", "canceled")])
-def test_a_job_whose_workflow_broke_ends(house: House, before: str, status: str) -> None:
+@pytest.mark.parametrize("engine_status", ["ERROR", "SUCCESS"])
+@pytest.mark.parametrize(
+    ("before", "status"),
+    [("queued", "failed"), ("running", "failed"), ("canceling", "canceled")],
+)
+def test_a_job_whose_workflow_ended_without_it_ends_too(
+    house: House, before: str, status: str, engine_status: str
+) -> None:
     job = house.submit()
-    house.service.store.change(job.id, expect={"queued"}, status="running")
+    if before != "queued":
+        house.service.store.change(job.id, expect={"queued"}, status="running")
     if before == "canceling":
         assert house.service.engine.cancel(job.id).status == "canceling"
-    engine_rows(house, "UPDATE workflow_status SET status = 'ERROR'")
+    engine_rows(house, f"UPDATE workflow_status SET status = '{engine_status}'")
     tend(house.service)
     ended = house.service.store.get(job.id)
     assert ended.status == status

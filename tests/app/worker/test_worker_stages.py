@@ -1,6 +1,7 @@
 """What a stage tells its job, and how a job ends, without processes."""
 
 import threading
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -10,6 +11,7 @@ from app.jobs.records import JobRecord
 from app.worker.hooks import JobHooks
 from app.worker.identity import Identity
 from app.worker.patience import patiently
+from app.worker.reaper import Reaper
 from app.worker.stages import StageRunner
 from app.worker.tasks import Hooks, StageOutcome, StageTask
 from app.worker.workflows import _worst, stage_id
@@ -107,6 +109,59 @@ def test_the_outcome_decides_how_a_job_ends_and_once_only(house: House) -> None:
     assert ended.result == {"accuracy": 0.9} and ended.progress["value"] == 1.0
     runner.finish(job.id, 1, {"kind": "failed", "result": None, "error": {"code": "x"}})
     assert house.service.store.get(job.id) == ended
+
+
+@pytest.mark.parametrize(("kind", "status"), [("done", "succeeded"), ("failed", "failed")])
+def test_a_job_whose_worker_died_at_its_very_end_ends_elsewhere(
+    house: House, kind: str, status: str
+) -> None:
+    """All stages are complete, so the worker that takes the job up has only to end it."""
+    job = running(house)
+    house.service.store.change(job.id, expect={"running"}, worker={"id": "dead", "device": "x"})
+    Reaper(house.service, dead_after_s=4, recover=lambda _: None)._release_jobs("dead")
+    assert house.service.store.get(job.id).status == "queued"
+    runner, _ = runner_of(house)
+    runner.finish(job.id, 1, {"kind": kind, "result": {"accuracy": 1}, "error": {"code": "x"}})
+    assert house.service.store.get(job.id).status == status
+
+
+def test_a_job_that_another_worker_has_just_begun_stays_its_own(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = running(house)
+    store = house.service.store
+    store.change(job.id, expect={"running"}, worker={"id": "dead", "device": "x"})
+    runner, _ = runner_of(house)
+    listed = store.list
+
+    def list_and_begin(**filters: Any) -> Any:
+        found = listed(**filters)
+        assert runner._begin(job.id, 1, "plan", None) is not None
+        return found
+
+    monkeypatch.setattr(store, "list", list_and_begin)
+    Reaper(house.service, dead_after_s=4, recover=lambda _: None)._release_jobs("dead")
+    found = store.get(job.id)
+    assert (found.status, found.worker) == ("running", {"id": "w", "device": "CPU"})
+
+
+def test_a_stage_begins_though_its_job_goes_back_to_the_queue_in_this_moment(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = running(house)
+    store = house.service.store
+    seen = store.get
+
+    def get_and_release(job_id: str) -> JobRecord | None:
+        found = seen(job_id)
+        monkeypatch.setattr(store, "get", seen)
+        store.change(job_id, expect={"running"}, status="queued", worker=None)
+        return found
+
+    monkeypatch.setattr(store, "get", get_and_release)
+    runner, _ = runner_of(house, DONE)
+    assert runner.run(job.id, 1, "plan", None)["kind"] == "done"
+    assert seen(job.id).status == "running"
 
 
 def test_a_failure_while_canceling_is_a_cancel(house: House) -> None:
