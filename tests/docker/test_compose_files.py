@@ -11,15 +11,19 @@ from dockerfile import read_stages
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).parents[2]
-FILES = ("docker-compose.yml", "docker-compose.cpu.yml", "docker-compose.cdi.yml")
+FILES = (
+    "docker-compose.yml", "docker-compose.cpu.yml", "docker-compose.cdi.yml",
+    "docker-compose.gpus.yml",
+)  # fmt: skip
 DIGEST = re.compile(r"^[\w./:-]+@sha256:[0-9a-f]{64}$")
 
 
 class Loader(yaml.SafeLoader):
-    """YAML with the tag of compose that takes a setting of an earlier file away."""
+    """YAML with compose's tags, which take a setting of an earlier file away or replace it."""
 
 
 Loader.add_constructor("!reset", lambda *_: None)
+Loader.add_constructor("!override", lambda loader, node: loader.construct_sequence(node, True))
 
 
 def read(name: str) -> dict[str, Any]:
@@ -80,12 +84,29 @@ def test_tables_are_made_once_before_anything_needs_them() -> None:
 def test_only_the_worker_has_a_gpu_and_the_overlays_take_it_away() -> None:
     devices = SERVICES["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
-    for name in FILES[1:]:
+    for name in FILES[1:3]:
         worker = read(name)["services"]["worker"]
         assert list(read(name)["services"]) == ["worker"] and worker["deploy"] is None
         assert "deploy: !reset null" in (ROOT / name).read_text()
     assert read(FILES[1])["services"]["worker"]["command"][-2:] == ["--device", "cpu"]
-    assert read(FILES[2])["services"]["worker"]["devices"] == ["nvidia.com/gpu=all"]
+    assert read(FILES[2])["services"]["worker"]["devices"] == ["nvidia.com/gpu=0"]
+
+
+def test_each_of_several_workers_has_a_gpu_of_its_own() -> None:
+    """`count: 1` is the first GPU in every container: replicas would share it."""
+    workers = read(FILES[3])["services"]
+    assert len(workers) == 2 and workers["worker-1"].pop("extends") == {
+        "file": FILES[0], "service": "worker"
+    }  # fmt: skip
+    for number, name in enumerate(["worker", "worker-1"]):
+        devices = workers[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert devices == [
+            {"driver": "nvidia", "device_ids": [str(number)], "capabilities": ["gpu"]}
+        ]
+        assert list(workers[name]) == ["deploy"]
+    assert (ROOT / FILES[3]).read_text().count("devices: !override") == 2  # else lists are joined
+    for name in ("README.md", *FILES):
+        assert not re.search(r"--scale worker|gpu=all", (ROOT / name).read_text()), name
 
 
 def commands() -> list[list[str]]:
