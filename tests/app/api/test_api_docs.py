@@ -1,6 +1,11 @@
 import json
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from app.api.problems import TITLES
 from app.api.reference import END, START, reference
@@ -45,3 +50,17 @@ def test_docs_page_uses_nothing_from_elsewhere(place: Place) -> None:
     assert "http://" not in answer.text and "https://" not in answer.text
     assert "<script" not in answer.text
     assert 'rel="icon" href="/static/mark.svg"' in answer.text
+
+
+@pytest.mark.parametrize("line", [each for each in PAGE.splitlines() if each.startswith("curl ")])
+def test_curl_takes_the_options_of_the_examples(tmp_path: Path, line: str) -> None:
+    """Nobody listens there: exit code 7. Options that do not go together would be 2."""
+    curl = shutil.which("curl") or pytest.skip("needs curl")
+    address = line.replace("$U", "http://127.0.0.1:1").replace("$(uuidgen)", "x")
+    words = [
+        curl,
+        "-s",
+        *shlex.split(address.replace("$JOB", "job_x").replace("$KEY", "dst_x"))[1:],
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 7, (done.returncode, done.stderr)
