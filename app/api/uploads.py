@@ -25,6 +25,8 @@ ARCHIVES = {
 }  # fmt: skip
 """Suffix of the stored file by the body's media type; empty: by its first bytes."""
 MAGIC = ((b"PK", ".zip"), (b"\x1f\x8b", ".tar.gz"), (b"PAR1", ".parquet"))
+MAX_HEADER_BYTES = 100_000_000
+"""Of a safetensors file, as its own library has it."""
 ACTIVE: tuple[Status, ...] = ("queued", "running", "canceling")
 SYNC_BYTES = 8 << 20
 
@@ -79,8 +81,11 @@ async def _write(request: Request, api: Api, path: Path) -> int:
 
 
 def _suffix(path: Path) -> str:
+    """Return the suffix of a file by its first bytes; a tar has none at its start."""
     with open(path, "rb") as file:
-        start = file.read(4)
+        start = file.read(9)
+    if start[8:] == b"{" and int.from_bytes(start[:8], "little") <= MAX_HEADER_BYTES:
+        return ".safetensors"
     return next((suffix for magic, suffix in MAGIC if start.startswith(magic)), ".tar")
 
 

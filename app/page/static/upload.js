@@ -2,7 +2,7 @@
 import { find, make, size, toast } from "./core.js";
 
 /** `my photos.tar.gz` becomes `my-photos`. */
-const nameOf = (file) => file.name.replace(/\.(zip|tar|tgz|tar\.gz|parquet)$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 63) || "dataset";
+const nameOf = (file) => file.name.replace(/\.(zip|tar|tgz|tar\.gz|parquet|safetensors)$/i, "").replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 63) || "dataset";
 
 /** The service goes by the media type; where there is none, by the first bytes. */
 const TYPES = [[/\.zip$/i, "application/zip"], [/\.tar$/i, "application/x-tar"], [/\.t?gz$/i, "application/gzip"], [/\.parquet$/i, "application/vnd.apache.parquet"]];

@@ -66,6 +66,23 @@ def test_tars_are_known_by_their_bytes(place: Place) -> None:
     assert answer.status_code == 201, answer.text
 
 
+def test_a_safetensors_file_is_a_dataset(place: Place) -> None:
+    from safetensors.numpy import save
+
+    images = np.random.default_rng(0).integers(0, 255, (6, 1, 8, 8), np.uint8)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    content = save({"images": images, "labels": labels}, {"classes": '["cat", "dog"]'})
+    headers = {"Content-Type": "application/octet-stream"}
+    answer = place.client.post("/datasets?name=pets", content=content, headers=headers)
+    assert answer.status_code == 201, answer.text
+    facts = answer.json()["facts"]
+    assert (facts["images"], facts["class_names"]) == (6, ["cat", "dog"])
+    assert place.service.datasets.list()[0].path.endswith("/pets.safetensors")
+    assert place.client.get(f"/jobs/{place.make(dataset='pets')}").json()["dataset"] == "pets"
+    broken = place.client.post("/datasets?name=bad", content=content[:60], headers=headers)
+    assert (broken.status_code, broken.json()["code"]) == (422, "dataset_unsupported")
+
+
 def evil_tar(kind: bytes, link: str = "/etc/passwd") -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
