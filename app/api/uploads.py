@@ -29,6 +29,8 @@ MAX_HEADER_BYTES = 100_000_000
 """Of a safetensors file, as its own library has it."""
 ACTIVE: tuple[Status, ...] = ("queued", "running", "canceling")
 SYNC_BYTES = 8 << 20
+MAX_WAITING_UPLOADS = 16
+"""More than of other inspections: what was sent already should not be sent again."""
 
 
 async def receive(request: Request, api: Api, name: str) -> Path:
@@ -112,7 +114,8 @@ def enter(api: Api, name: str, path: Path) -> DatasetRecord:
     """
     try:
         private = [str(path.parent)]
-        facts = api.children.ask({"kind": "dataset", "dataset": str(path), "private": private})
+        task = {"kind": "dataset", "dataset": str(path), "private": private}
+        facts = api.children.ask(task, max_waiting=MAX_WAITING_UPLOADS)
         facts["size_bytes"] = path.stat().st_size
         try:
             record = api.service.datasets.create(
