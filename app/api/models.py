@@ -16,14 +16,14 @@ def base_models(settings: Settings) -> list[dict[str, Any]]:
         {
             "object": "model", "id": name, "kind": "latent", "image_size": base.image_size,
             "licence": base.licence, "non_commercial": base.non_commercial,
-            "is_here": _is_here(settings, name),
+            "is_here": is_here(settings, name),
         }
         for name, base in PUBLISHED_BASES.items()
     ]  # fmt: skip
     return [pixel, *published]
 
 
-def _is_here(settings: Settings, name: str) -> bool:
+def is_here(settings: Settings, name: str) -> bool:
     """Say whether the Hub's cache has a snapshot of a model."""
     folder = settings.hub_cache / f"models--{name.replace('/', '--')}" / "snapshots"
     return folder.is_dir() and any(folder.iterdir())

@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from app.api.bodies import MAX_THREADS, PARTS
+from app.api.models import is_here
 from app.api.names import find_dataset, is_hub_id
 from app.api.problems import Problem
 from app.jobs.service import Service
@@ -82,6 +83,7 @@ def _check_models(request: dict[str, Any], body: Any, service: Service) -> None:
     if base.get("allow_download") and not allowed:
         detail = "downloads are off on this service (DISTILLERY_ALLOW_DOWNLOAD)"
         raise _field_problem("#/base/allow_download", detail, "download_not_allowed")
+    named: list[tuple[str, str]] = []
     for part, field, words in MODEL_FIELDS:
         reference = request.get(part, {}).get(field)
         if reference is None or reference in words:
@@ -90,6 +92,7 @@ def _check_models(request: dict[str, Any], body: Any, service: Service) -> None:
             expected = ", ".join(repr(word) for word in words)
             detail = f"{part}.{field} must be {expected} or a Hub id 'owner/name'"
             raise _field_problem(f"#/{part}/{field}", detail, "model_unsupported")
+        named.append((f"#/{part}/{field}", reference))
         if allowed:
             request["base"] = {**request.get("base", {}), "allow_download": True}
     published = PUBLISHED_BASES.get(base.get("reference", ""))
@@ -99,6 +102,13 @@ def _check_models(request: dict[str, Any], body: Any, service: Service) -> None:
             "the result inherits it: send acknowledge_licence true, or choose base.reference pixel"
         )
         raise _field_problem("#/acknowledge_licence", detail, "license_not_accepted")
+    for pointer, reference in named:
+        if not allowed and not is_here(service.settings, reference):
+            detail = (
+                f"{reference} was never fetched here, and downloads from the Hub are off "
+                "(DISTILLERY_ALLOW_DOWNLOAD): choose another, or ask the operator"
+            )
+            raise _field_problem(pointer, detail, "download_not_allowed")
 
 
 def _check_ranges(request: Mapping[str, Any]) -> None:

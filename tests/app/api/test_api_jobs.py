@@ -98,7 +98,31 @@ def test_all_wrong_fields_are_told_at_once(client: TestClient) -> None:
     assert set(errors_of(client, {"ipc": 0, "seed": "x", "nme": 1})) == {"#/ipc", "#/seed", "#/nme"}
 
 
+def fetch(place: Place, name: str) -> None:
+    """Put a model into the Hub's cache."""
+    folder = place.settings.hub_cache / f"models--{name.replace('/', '--')}"
+    (folder / "snapshots" / "a1").mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("part", "field", "name"),
+    [("base", "reference", "facebook/DiT-XL-2-256"), ("base", "reference", "owner/model"),
+     ("select", "features", "owner/vision"), ("label", "teacher", "owner/teacher")],
+)  # fmt: skip
+def test_a_model_without_downloads_must_have_been_fetched_before(
+    place: Place, part: str, field: str, name: str
+) -> None:
+    body = {part: {field: name}, "acknowledge_licence": True}
+    for path in ("/jobs", "/estimates"):
+        answer = place.client.post(path, json=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "download_not_allowed")
+        assert answer.json()["errors"][0]["pointer"] == f"#/{part}/{field}"
+    fetch(place, name)
+    assert place.client.post("/jobs", json=body).status_code == 202
+
+
 def test_a_licence_can_be_acknowledged(place: Place) -> None:
+    fetch(place, "facebook/DiT-XL-2-256")
     job_id = place.make(base={"reference": "facebook/DiT-XL-2-256"}, acknowledge_licence=True)
     # the worker asks too, where its plan chooses the base
     record = place.store.get(job_id)
@@ -287,6 +311,23 @@ def test_retry_in_every_state(place: Place, before: Any, answered: int, code: st
     assert (answer.status_code, answer.json().get("code")) == (answered, code)
     if code is None:
         assert (answer.json()["attempt"], answer.json()["status"]) == (2, "queued")
+
+
+def test_a_job_whose_dataset_is_gone_is_not_run_again(place: Place) -> None:
+    folder = place.settings.data / "uploads" / "0f"
+    folder.mkdir(parents=True)
+    (folder / "photos.zip").write_bytes(b"PK")
+    place.service.datasets.create(
+        "photos", kind="archive", path=str(folder / "photos.zip"), status="ready"
+    )
+    job_id = place.make(dataset="photos")
+    place.store.change(job_id, expect={"queued"}, status="canceled")
+    assert place.client.delete("/datasets/photos").status_code == 204
+    answer = place.client.post(f"/jobs/{job_id}/retry")
+    assert (answer.status_code, answer.json()["code"]) == (422, "dataset_not_found")
+    assert "'photos'" in answer.json()["detail"] and str(folder) not in answer.text
+    record = place.store.get(job_id)
+    assert record is not None and (record.status, record.attempt) == ("canceled", 1)
 
 
 @pytest.mark.parametrize("before", ["queued", "running", "canceling"])
