@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 from distillery.errors import ConfigError
 
@@ -37,7 +38,8 @@ class Settings:
     data: Path
     """Jobs, uploads and the embedded queue of the service (`DISTILLERY_DATA`)."""
     database_url: str
-    """Of the queue (`DISTILLERY_DATABASE_URL`); by default `queue.sqlite` in `data`."""
+    """Of the queue (`DISTILLERY_DATABASE_URL`); by default `queue.sqlite` in `data`. A password may
+    be given by itself, as it is (`DISTILLERY_DATABASE_PASSWORD`)."""
     datasets: Path | None
     """Folder whose subfolders and archives jobs may name (`DISTILLERY_DATASETS`)."""
     is_auth_on: bool
@@ -106,7 +108,7 @@ def read_settings(
         use_color=not env.get("NO_COLOR"),
         allocator=" ".join(set_by_user) or None,
         data=data,
-        database_url=env.get("DISTILLERY_DATABASE_URL") or f"sqlite:///{data / 'queue.sqlite'}",
+        database_url=_database_url(env) or f"sqlite:///{data / 'queue.sqlite'}",
         datasets=_place(datasets) if datasets else None,
         is_auth_on=env.get("DISTILLERY_AUTH", "on").lower() not in FALSE_WORDS,
         url=env.get("DISTILLERY_URL") or None,
@@ -128,6 +130,25 @@ def read_settings(
 def _place(path: str | Path) -> Path:
     """Return a folder that is the same for every process, whatever it works in."""
     return Path(path).expanduser().absolute()
+
+
+def _database_url(env: Mapping[str, str]) -> str | None:
+    """Return the database's URL with its password, escaped, where one is given by itself.
+
+    Raises:
+        ConfigError: If the URL has no place for it.
+    """
+    url, password = env.get("DISTILLERY_DATABASE_URL"), env.get("DISTILLERY_DATABASE_PASSWORD")
+    if not password:
+        return url or None
+    parts = urlsplit(url or "")
+    user, _, host = parts.netloc.rpartition("@")
+    if not user or ":" in user:
+        raise ConfigError(
+            "DISTILLERY_DATABASE_PASSWORD needs a DISTILLERY_DATABASE_URL with a user and no "
+            "password, such as postgresql://distillery@host/distillery"
+        )
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
 
 
 def _names(env: Mapping[str, str], name: str) -> tuple[str, ...]:

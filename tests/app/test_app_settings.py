@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from app.jobs.database import with_driver
 from app.settings import read_settings
 from distillery.errors import ConfigError
 
@@ -62,3 +63,20 @@ def test_the_service_keeps_everything_in_one_folder_unless_told() -> None:
 def test_numbers_that_are_none_are_refused(value: str) -> None:
     with pytest.raises(ConfigError, match="DISTILLERY_MAX_QUEUED must be a number"):
         read_settings({"HOME": "/h", "DISTILLERY_MAX_QUEUED": value})
+
+
+@pytest.mark.parametrize("password", ["plain", "p@ss:w/rd#?%40&=", "ä b'\""])
+def test_a_database_password_may_hold_any_character(password: str) -> None:
+    env = {"HOME": "/h", "DISTILLERY_DATABASE_PASSWORD": password,
+           "DISTILLERY_DATABASE_URL": "postgresql://ada@db:5432/jobs?sslmode=require"}  # fmt: skip
+    url = with_driver(read_settings(env).database_url)
+    assert (url.username, url.password, url.host, url.port) == ("ada", password, "db", 5432)
+    assert (url.database, url.query["sslmode"]) == ("jobs", "require")
+
+
+@pytest.mark.parametrize("url", ["", "sqlite:///x", "postgresql://db/x", "postgresql://a:b@db/x"])
+def test_a_database_password_needs_a_url_with_a_place_for_it(url: str) -> None:
+    env = {"HOME": "/h", "DISTILLERY_DATABASE_URL": url, "DISTILLERY_DATABASE_PASSWORD": "x"}
+    with pytest.raises(ConfigError, match="a user and no password") as found:
+        read_settings(env)
+    assert "a:b" not in str(found.value)

@@ -127,6 +127,12 @@ def test_commands_are_verbs_with_options_that_exist(command: list[str]) -> None:
     assert CliRunner().invoke(build_app(), [*command[1:], "--no-such", "--help"]).exit_code == 2
 
 
+def test_a_password_is_not_pasted_into_an_address() -> None:
+    environment = SERVICES["api"]["environment"]
+    assert environment["DISTILLERY_DATABASE_PASSWORD"] == "${POSTGRES_PASSWORD:-distillery}"
+    assert "PASSWORD" not in environment["DISTILLERY_DATABASE_URL"]
+
+
 def test_variables_are_those_that_the_settings_read() -> None:
     settings = (ROOT / "app" / "settings.py").read_text()
     environment = set(SERVICES["api"]["environment"]) | set(
