@@ -52,12 +52,19 @@ def show_plan(console: "Console", plan: "Plan") -> None:
             ("Distilling ", "bold"),
             (clean(config.data.dataset), "bold cyan"),
             f" to {config.images_per_class} images per class: {look.num_images} images, "
-            f"{len(look.class_names)} classes, seed {config.seed}",
+            f"{len(look.class_names)} classes ({class_text(look.class_names)}), "
+            f"seed {config.seed}",
         )  # fmt: skip
     )
     rows = [(decision.what, decision.choice, decision.reason) for decision in plan.decisions]
     console.print(_facts([*rows, ("licence", *licence_text(plan))]))
     _notes(console, plan.warnings)
+
+
+def class_text(names: Sequence[str]) -> str:
+    """Return the first class names, which show a folder that was read otherwise than meant."""
+    shown = [clean(name[:24]) for name in names[:3]]
+    return ", ".join(shown) + ", ..." * (len(names) > 3)
 
 
 def _facts(rows: Sequence[tuple[str, str, str]]) -> "Table":
@@ -167,6 +174,7 @@ def plan_event(plan: "Plan", estimate: "Estimate") -> dict[str, Any]:
         "licence": plan.licence,
         "num_images": plan.look.num_images,
         "num_classes": len(plan.look.class_names),
+        "class_names": list(plan.look.class_names),
         "estimate": estimate.as_dict(),
         "config": to_dict(plan.config),
     }

@@ -3,10 +3,12 @@
     [wrapping folder/] class/.../image.png
     [wrapping folder/] train|val|valid|validation|test / class/.../image.png
 
-The class is the folder's name; anything below it belongs to it. Hidden files are left out.
+The class is the folder's name; anything below it belongs to it. Hidden files are left out. What
+looks like splits but cannot be used as such is refused: as classes they would train nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from distillery.data.source import Item, Readable, Split, class_table, clean_text
@@ -57,7 +59,8 @@ def arrange(
         folders: Paths of all folders, so that one without images can be noted.
 
     Raises:
-        DataError: If there are no images, no class folders or only one.
+        DataError: If there are no images, no class folders or only one, or if folders of splits
+            lie beside others.
     """
     if not entries:
         raise DataError(
@@ -66,7 +69,7 @@ def arrange(
         )
     cleaned = [Entry(tuple(map(clean_text, e.parts)), e.read) for e in entries]
     cleaned, top = _unwrap(cleaned)
-    splitted = _is_split_layout(cleaned)
+    splitted = _is_split_layout(cleaned, reference)
     depth = 3 if splitted else 2
     usable = [entry for entry in cleaned if len(entry.parts) >= depth]
     if not usable:
@@ -85,12 +88,18 @@ def arrange(
         )
         for entry in usable
     ]
-    notes = _notes(len(cleaned) - len(usable), _without_images(usable, folders, top, depth))
+    flat = _without_classes(cleaned) if splitted else {}
+    strays = len(cleaned) - len(usable) - sum(flat.values())
+    notes = _notes(strays, flat, _without_images(usable, folders, top, depth))
     return names, sorted(items, key=lambda item: item.name), notes
 
 
-def _notes(strays: int, empty: list[str]) -> tuple[str, ...]:
-    notes = []
+def _notes(strays: int, flat: Mapping[str, int], empty: list[str]) -> tuple[str, ...]:
+    """Return what was left out, a sentence each."""
+    notes = [
+        f"{name!r} has no class folders, so its {count} images were left out"
+        for name, count in flat.items()
+    ]
     if strays:
         notes.append(f"{strays} images outside of any class folder were left out")
     if empty:
@@ -121,9 +130,41 @@ def _unwrap(entries: list[Entry]) -> tuple[list[Entry], tuple[str, ...]]:
         entries = [Entry(e.parts[1:] if len(e.parts) > 1 else e.parts, e.read) for e in entries]
 
 
-def _is_split_layout(entries: list[Entry]) -> bool:
-    """Say whether the top folders are splits: all have split names, one of them for training."""
-    tops = {e.parts[0].lower() for e in entries if len(e.parts) >= 2}
-    nested = {e.parts[0].lower() for e in entries if len(e.parts) >= 3}
-    kinds = {SPLIT_NAMES.get(top) for top in tops}
-    return None not in kinds and "train" in kinds and nested == tops
+def _is_split_layout(entries: list[Entry], reference: str) -> bool:
+    """Say whether the top folders are splits: all have split names, one of them for training.
+
+    One that holds two class folders or more is no class, whatever lies beside it.
+
+    Raises:
+        DataError: If such folders are mixed with others, or there is none to train on.
+    """
+    tops = {e.parts[0] for e in entries if len(e.parts) >= 2}
+    nested = {e.parts[0] for e in entries if len(e.parts) >= 3}
+    others = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
+    train = {top for top in nested if SPLIT_NAMES.get(top.lower()) == "train"}
+    if nested == tops and train and not others:
+        return True
+    inside = {e.parts[:2] for e in entries if len(e.parts) >= 3}
+    folders = Counter(top for top, _ in inside if top.lower() in SPLIT_NAMES)
+    splits = sorted(top for top, count in folders.items() if count >= 2)
+    if not splits:
+        return False
+    if others:
+        raise DataError(
+            f"{splits[0]!r} in {reference!r} looks like a split with class folders, but "
+            f"{others[0]!r} beside it does not: move {others[0]!r} elsewhere, or rename "
+            f"{splits[0]!r} if it is a class"
+        )
+    if not train:
+        raise DataError(
+            f"{splits[0]!r} in {reference!r} looks like a split with class folders, but there is "
+            "no 'train' with class folders beside it: add it, or name the folder inside"
+        )
+    return True
+
+
+def _without_classes(entries: list[Entry]) -> dict[str, int]:
+    """Return the top folders without folders of their own, and their numbers of images."""
+    nested = {e.parts[0] for e in entries if len(e.parts) >= 3}
+    tops = sorted(e.parts[0] for e in entries if len(e.parts) == 2)
+    return dict(Counter(top for top in tops if top not in nested))

@@ -52,6 +52,7 @@ def test_an_estimate_is_a_table_with_the_basis_of_each_figure(
 ) -> None:
     code, out, err = distillery("estimate", "--preset", "smoke", "--threads", "1")
     assert code == 0 and not err
+    assert "10 classes (0, 1, 2, ...)" in out
     assert "small pixel DiT, pretrained here at 8 px" in out and "together" in out
     assert "timed now on 1 thread" in out and "memory" in out and "disk" in out
     assert not Path("runs").exists() and not (tmp_path / "cache").exists()

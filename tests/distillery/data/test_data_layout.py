@@ -62,6 +62,24 @@ def test_a_class_may_be_called_train() -> None:
     assert arranged("train/x/1.png", "ship/y/2.png")[0] == ("ship", "train")
 
 
+def test_a_flat_test_folder_beside_train_is_left_out_with_a_note() -> None:
+    """The usual download of a competition: labelled train folders, test images without labels."""
+    names, items, notes = arranged(
+        "train/a/1.png", "train/b/2.png", "test/3.png", "test/4.png", "cover.png"
+    )
+    assert names == ("a", "b") and set(items) == {"train/a/1.png", "train/b/2.png"}
+    assert "'test' has no class folders, so its 2 images were left out" in notes
+    assert "1 images outside of any class folder were left out" in notes
+
+
+def test_splits_beside_other_folders_or_without_train_are_refused() -> None:
+    splits = ("train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png")
+    with pytest.raises(DataError, match="'test' in 'toy' looks like a split .* 'docs' beside it"):
+        arranged(*splits, "docs/figure.png")
+    with pytest.raises(DataError, match="no 'train' with class folders"):
+        arranged(*splits[2:], "train/5.png")
+
+
 def test_images_without_class_folders_are_explained() -> None:
     with pytest.raises(DataError, match="without class folders"):
         arranged("1.png", "2.png")
