@@ -1,4 +1,4 @@
-"""Child processes that open what users sent: with limits on time, memory and files, and no secrets.
+"""Child processes that open what users sent: with limits on time and memory, and no secrets.
 
 Torch, image decoders and archive readers run there, never in the API's own process.
 """

@@ -16,7 +16,10 @@ from typing import Any
 
 from distillery.errors import ConfigError, DataError, DistilleryError, ModelError
 
-DATASET_MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 4 << 30
+"""Of the address space; where torch runs there is none, as CUDA reserves far more than it uses."""
+TORCH_MEMORY_BYTES = 16 << 30
+"""Of what can be written, where torch times small networks for an estimate."""
 MAX_CPU_S = 300
 SURVEYED_IMAGES = 64
 SHOWN_CLASSES = 100
@@ -28,10 +31,14 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr)
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit_memory(task["kind"])
     try:
         answer = TASKS[task["kind"]](task)
     except DistilleryError as error:
         answer = {"problem": _problem(error, task)}
+    except MemoryError:
+        detail = "the inspection needed too much memory"
+        answer = {"problem": {"code": "inspection_failed", "detail": detail}}
     except ModuleNotFoundError as error:
         detail = (
             f"looking at datasets needs the package {error.name}, which is not installed here: "
@@ -61,7 +68,6 @@ def _dataset(task: dict[str, Any]) -> dict[str, Any]:
     from distillery.data.config import DataConfig
     from generator.plan import look_at
 
-    _limit_memory()
     look = look_at(DataConfig(dataset=task["dataset"]))
     if len(look.class_names) < 2:
         raise DataError(
@@ -80,8 +86,12 @@ def _dataset(task: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (DATASET_MEMORY_BYTES, DATASET_MEMORY_BYTES))
+def _limit_memory(kind: str) -> None:
+    """Set the limit that a task of this kind can do with."""
+    if kind == "estimate" and importlib.util.find_spec("torch") is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (TORCH_MEMORY_BYTES, TORCH_MEMORY_BYTES))
+    else:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 def _estimate(task: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,13 @@
 """The processes that look at datasets and make estimates: how many, how long, how large."""
 
+import json
+import resource
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -54,3 +59,37 @@ def test_an_upload_waits_where_others_are_refused(gate: threading.Event) -> None
         waiting = pool.submit(children.ask, {"n": 2}, max_waiting=1)
         gate.set()
         assert first.result(10) == {"n": 0} and waiting.result(10) == {"n": 2}
+
+
+PROBE = """
+import importlib.util, resource
+from app.api import inspect as child
+names = ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_CPU", "RLIMIT_CORE")
+def look(task):
+    if task["kind"] == "dataset":
+        bytearray(5 << 30)
+    return {name: resource.getrlimit(getattr(resource, name))[1] for name in names}
+child.TASKS.update(dataset=look, estimate=look)
+if HIDDEN:
+    importlib.util.find_spec = lambda name: None
+child.main()
+"""
+
+
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_every_inspection_has_limits(has_torch: bool) -> None:
+    code = PROBE.replace("HIDDEN", str(not has_torch))
+
+    def answer_to(kind: str) -> dict[str, Any]:
+        command, task = [sys.executable, "-c", code], json.dumps({"kind": kind})
+        done = subprocess.run(command, input=task, capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    limits = answer_to("estimate")
+    name, size = ("RLIMIT_DATA", 16 << 30) if has_torch else ("RLIMIT_AS", 4 << 30)
+    assert limits[name] == size and limits["RLIMIT_CPU"] == 300 and limits["RLIMIT_CORE"] == 0
+    if has_torch:
+        assert limits["RLIMIT_AS"] == resource.getrlimit(resource.RLIMIT_AS)[1]
+    problem = answer_to("dataset")["problem"]
+    assert problem["code"] == "inspection_failed" and "too much memory" in problem["detail"]

@@ -308,7 +308,6 @@ def test_files_of_a_job(place: Place) -> None:
 @pytest.fixture
 def in_process(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inspect here what a child process inspects otherwise: a start of Python for each is slow."""
-    monkeypatch.setattr(child, "_limit_memory", lambda: None)
 
     def run(task: dict[str, Any], *_: Any) -> dict[str, Any]:
         try:
