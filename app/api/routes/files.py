@@ -26,6 +26,7 @@ MAX_TAIL_BYTES = 1 << 20
 HEADERS = {200: SENT, 206: (*SENT, "Content-Range")}
 
 
+@router.head("/files", include_in_schema=False)
 @router.get(
     "/files", summary="List the files of a job",
     **documented({200: (FileList, "Bundle, pictures, log.")}, 404, 422),
@@ -101,6 +102,7 @@ def _send(
     return file_response(opened, request.headers, extra)
 
 
+@router.head("/report", include_in_schema=False)
 @router.get(
     "/report", summary="Read the report",
     **documented(
@@ -119,6 +121,7 @@ def report(
     return _send(request, api, job_id, name, REPORT_POLICY)
 
 
+@router.head("/logs", include_in_schema=False)
 @router.get(
     "/logs", summary="Read the log",
     **documented({200: ("text/plain", "Lines."), 206: ("text/plain", "A part.")},

@@ -17,6 +17,7 @@ from app.api.views import answer, list_json, worker_json
 router = APIRouter(tags=["operations"])
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get(
     "/health/live", summary="Is the process alive?",
     **documented({200: (HealthOut, "It answers.")}),
@@ -26,6 +27,7 @@ async def live() -> Response:
     return answer({"status": "ok"})
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready", summary="Can it be used?",
     **documented({200: (HealthOut, "Jobs are taken.")}, 503),

@@ -99,6 +99,20 @@ def test_large_files_come_in_blocks_and_whole(place: Place) -> None:
     assert answer.content == content[1:2000001]
 
 
+def test_head_is_answered_where_get_is(place: Place, done: str) -> None:
+    for path in ("report", "logs", "files", "bundle", "files/report.json"):
+        got, head = (ask(f"/jobs/{done}/{path}") for ask in (place.client.get, place.client.head))
+        assert (head.status_code, head.headers["content-type"]) == (
+            200,
+            got.headers["content-type"],
+        )
+        assert head.headers.get("content-length") == got.headers.get("content-length")
+    assert place.client.head(f"/jobs/{place.make()}/report").status_code == 409
+    for path in ("/health/live", "/health/ready"):
+        assert place.anonymous().head(path).status_code == 200
+        assert "HEAD" in place.client.post(path).headers["allow"]
+
+
 def test_files_are_listed_with_digests_and_served(place: Place, done: str) -> None:
     rows = place.client.get(f"/jobs/{done}/files").json()["data"]
     by_name = {row["path"]: row for row in rows}
