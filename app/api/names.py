@@ -113,6 +113,18 @@ def _mounted_name(entry: os.DirEntry[str]) -> str | None:
     return entry.name.removesuffix(max(fitting, key=len)) if fitting else None
 
 
+def check_still_there(reference: str, settings: Settings) -> None:
+    """Refuse to run a job again whose uploaded or mounted dataset is no more.
+
+    Raises:
+        Problem: `dataset_not_found`.
+    """
+    if reference.startswith("/") and not Path(reference).exists():
+        name = public_name(reference, settings)
+        detail = f"the dataset {name!r} of this job is gone: submit a new job with another one"
+        raise Problem("dataset_not_found", detail)
+
+
 def public_name(reference: str, settings: Settings) -> str:
     """Return what callers call a dataset or model; a path of this machine becomes its name."""
     if not reference.startswith("/"):

@@ -20,7 +20,7 @@ from app.worker.attempts import marks_of
 from app.worker.codes import code_of, describe, sentence_of
 from app.worker.link import EXIT_CANCELED, Link
 from app.worker.reports import Reporter, Stop
-from app.worker.tasks import StageTask
+from app.worker.tasks import StageTask, hide_paths
 from app.worker.wire import task_from_dict
 from distillery.errors import Cancelled
 
@@ -100,13 +100,6 @@ def failure(error: Exception, task: StageTask) -> dict[str, Any]:
     except OSError as failed:  # a full disk, most likely the error itself
         log.error("the traceback could not be written: %s", failed.strerror)
     return describe(code, message, phase=task.stage)
-
-
-def hide_paths(text: str, task: StageTask) -> str:
-    """Return a text without the places of the worker's folders, which are not a client's affair."""
-    for place, name in ((task.folder, "the job's folder"), (task.cache, "the cache")):
-        text = text.replace(str(place), name)
-    return text
 
 
 def open_log(task: StageTask, link: Link) -> None:

@@ -123,10 +123,12 @@ class StageRunner:
 
     def _run_until_known(self, job: JobRecord, stage: str, part: int | None) -> StageOutcome:
         """Run a stage again until it ends by itself; its deaths are counted elsewhere."""
+        settings = self.service.settings
         task = StageTask(
             job_id=job.id, folder=self.service.job_folder(job.id),
-            cache=self.service.settings.cache, stage=stage, group=part,
+            cache=settings.cache, stage=stage, group=part,
             device=self.identity.device, request=job.request if stage == PLAN else {},
+            datasets=(settings.data / "uploads", *filter(None, [settings.datasets])),
             keep_open=(self.lock,),
         )  # fmt: skip
         hooks = JobHooks(self.service.store, job.id, stage, self.stop, part)

@@ -16,7 +16,7 @@ from app.worker.codes import describe
 from app.worker.link import EXIT_CANCELED, EXIT_ORPHAN, EXIT_SILENCE, LAST_WORDS
 from app.worker.spare import Child, Children, exit_reason
 from app.worker.standing import JobProgress
-from app.worker.tasks import Hooks, StageOutcome, StageTask
+from app.worker.tasks import Hooks, StageOutcome, StageTask, hide_paths
 
 log = logging.getLogger(__name__)
 
@@ -185,19 +185,17 @@ class _Run:
 
     def _tail(self) -> str:
         """Return the end of what this child has logged."""
-        path = self._task.folder / LOG_FILE
-        if not path.exists():
-            return ""
-        with open(path, "rb") as file:
-            file.seek(max(self._log_start, _size(path) - TAIL_BYTES))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-        text = "\n".join(lines[-TAIL_LINES:])
-        for place, name in (
-            (self._task.folder, "the job's folder"),
-            (self._task.cache, "the cache"),
-        ):
-            text = text.replace(str(place), name)
-        return text
+        return tail_of(self._task.folder / LOG_FILE, self._log_start, self._task)
+
+
+def tail_of(path: Path, start: int, task: StageTask) -> str:
+    """Return the end of a log, from byte `start` on at the most; empty where there is none."""
+    if not path.exists():
+        return ""
+    with open(path, "rb") as file:
+        file.seek(max(start, _size(path) - TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    return hide_paths("\n".join(lines[-TAIL_LINES:]), task)
 
 
 def _received(child: Child) -> tuple[list[tuple[str, Any]], bool]:

@@ -3,6 +3,7 @@
 Values only: the workflow code knows nothing of processes, the supervisor nothing of the queue.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ class StageTask:
     """`cpu` or `cuda`: what this worker has."""
     request: Mapping[str, Any] = field(default_factory=dict)
     """What the user asked for; read by `plan` alone."""
+    datasets: tuple[Path, ...] = ()
+    """Folders that uploaded and mounted datasets lie in."""
     keep_open: tuple[int, ...] = ()
     """File handles that the child inherits: the lock of this worker's id, so that no other worker
     takes that id while the child lives."""
@@ -48,6 +51,17 @@ class StageOutcome:
     """Of a done stage: `{"seconds", "summary", "cached"}`. Of `plan`: `{"config", "decisions",
     "warnings"}` as in the job's record, and `num_parts`, how many parts each stage falls into
     where they are worth a process each. Of `bundle` also `{"result"}`, as in the record."""
+
+
+def hide_paths(text: str, task: StageTask) -> str:
+    """Return a text without the places of the worker's folders, which are not a client's affair."""
+    for place, name in ((task.folder, "the job's folder"), (task.cache, "the cache")):
+        text = text.replace(str(place), name)
+    for place in map(str, task.datasets):
+        # a dataset keeps its name alone; an upload lies in a folder of its own
+        text = re.sub(rf"{re.escape(place)}/([0-9a-f]{{32}}/)?", "", text)
+        text = text.replace(place, "the folder of datasets")
+    return text
 
 
 class Hooks(Protocol):

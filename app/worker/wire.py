@@ -17,10 +17,12 @@ def task_to_dict(task: StageTask) -> dict[str, Any]:
         "group": task.group,
         "device": task.device,
         "request": dict(task.request),
+        "datasets": [str(place.absolute()) for place in task.datasets],
     }
 
 
 def task_from_dict(values: Mapping[str, Any]) -> StageTask:
     """Return the task that `task_to_dict` wrote."""
     paths = {name: Path(values[name]) for name in ("folder", "cache")}
-    return StageTask(**{**values, **paths})
+    datasets = tuple(Path(place) for place in values["datasets"])
+    return StageTask(**{**values, **paths, "datasets": datasets})

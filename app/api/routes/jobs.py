@@ -9,6 +9,7 @@ from app.api.bodies import EXAMPLE, JobBody
 from app.api.content import JsonOnly
 from app.api.context import Api, ApiDep, JobId
 from app.api.creation import create_job
+from app.api.names import check_still_there
 from app.api.openapi import documented
 from app.api.patience import PREFERENCE, wait_for_change
 from app.api.problems import Problem
@@ -160,6 +161,7 @@ def retry(api: ApiDep, job_id: JobId) -> Response:
         raise Problem("job_not_retryable", "the job has succeeded: there is nothing left to do")
     if not job.is_terminal:
         raise Problem("job_not_terminal", f"the job is {job.status}: cancel it first, or wait")
+    check_still_there(job.dataset, api.settings)
     api.check_disk()
     api.check_queue()
     try:

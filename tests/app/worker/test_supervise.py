@@ -15,7 +15,7 @@ from child_helpers import FAKE, ROOT, FakeHooks, fake_children, has_begun, task_
 
 from app.worker.link import SILENCE_S
 from app.worker.spare import Child, Children
-from app.worker.supervise import Limits, run_stage_process
+from app.worker.supervise import Limits, run_stage_process, tail_of
 from app.worker.tasks import StageOutcome, StageTask
 from distillery.files import read_json, write_json
 from generator.stage_names import STAGE_NAMES
@@ -41,6 +41,13 @@ def is_gone(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return True
     return state == "Z"
+
+
+def test_what_a_child_logs_tells_no_place_of_this_machine(tmp_path: Path) -> None:
+    task = task_of(tmp_path, datasets=(tmp_path / "uploads",))
+    task.folder.mkdir()
+    (task.folder / "job.log").write_text(f"{tmp_path}/uploads/{'0f' * 16}/a.zip {task.cache}/base")
+    assert tail_of(task.folder / "job.log", 0, task) == "a.zip the cache/base"
 
 
 def test_reports_become_the_progress_of_the_job(children: Children, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from app.settings import child_environment
 from app.worker.child import LOG_FILE, TRACEBACK_FILE, failure
 from app.worker.codes import BY_CLASS, CODES, code_of, describe, sentence_of
-from app.worker.tasks import StageTask
+from app.worker.tasks import StageTask, hide_paths
 from app.worker.wire import task_from_dict, task_to_dict
 from distillery import errors
 
@@ -72,6 +72,16 @@ def test_a_failure_tells_no_folder_and_no_traceback(
     assert not (task.folder / LOG_FILE).exists()
 
 
+def test_a_message_names_a_dataset_and_not_its_place() -> None:
+    task = StageTask(
+        job_id="job_1", folder=Path("/data/jobs/1"), cache=Path("/data/cache"), stage="plan",
+        datasets=(Path("/data/uploads"), Path("/mnt/sets")),
+    )  # fmt: skip
+    upload = f"/data/uploads/{'0f' * 16}/photos.zip"
+    told = hide_paths(f"no dataset '{upload}' was found; see /mnt/sets/birds, /mnt/sets", task)
+    assert told == "no dataset 'photos.zip' was found; see birds, the folder of datasets"
+
+
 def test_children_see_no_secret_of_the_service() -> None:
     given = {
         "PATH": "/bin", "LC_ALL": "C.UTF-8", "CUDA_VISIBLE_DEVICES": "1", "HF_HOME": "/hub",
@@ -88,6 +98,6 @@ def test_children_see_no_secret_of_the_service() -> None:
 def test_a_task_survives_the_wire(tmp_path: Path) -> None:
     task = StageTask(
         job_id="job_1", folder=tmp_path, cache=tmp_path / "c", stage="finetune", group=3,
-        device="cuda", request={"data": {"dataset": "digits"}},
+        device="cuda", request={"data": {"dataset": "digits"}}, datasets=(tmp_path / "u",),
     )  # fmt: skip
     assert task_from_dict(task_to_dict(task)) == task

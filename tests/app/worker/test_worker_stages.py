@@ -55,6 +55,7 @@ def test_a_plan_brings_its_facts_into_the_record(house: House) -> None:
     assert found.config == {"seed": 1} and found.decisions == [{"what": "a"}]
     assert found.worker == {"id": "w", "device": "CPU"}
     assert tasks[0].request == {"seed": 1} and tasks[0].keep_open == (9,)
+    assert tasks[0].datasets == (house.data / "uploads",), "none is mounted"
     assert phase(house, job, "plan")["status"] == "succeeded"
 
 
