@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from distillery.bundle.schema import Origin
 from distillery.data.dataset import Dataset
 from distillery.files import read_json
 from generator.config import to_dict
@@ -42,14 +43,6 @@ def build_report(context: Context) -> dict[str, Any]:
     results = read_json(context.inputs["evaluate"] / RESULTS)
     name = public_name(config.data.dataset)
     score = context.facts("score")
-    fallback = None
-    if score["fallback"]:
-        generated = context.facts("generate")
-        fallback = {
-            "reason": f"a judge of real images agreed with {100 * generated['fidelity']:.1f} % of "
-            f"the labels of the generated samples, under the floor of "
-            f"{100 * generated['floor']:.0f} %; real images were chosen and refined instead"
-        }
     return {
         "schema": SCHEMA,
         "title": f"{name}, {config.images_per_class} images per class",
@@ -66,9 +59,35 @@ def build_report(context: Context) -> dict[str, Any]:
         },
         "full_data": next((row for row in _main_rows(results) if row["name"] == "full_data"), None),
         "curves": _curves(context),
-        "fallback": fallback,
+        "fallback": fallback_of(context),
         "licences": _licences(context, dataset),
     }
+
+
+def image_origin(context: Context) -> Origin:
+    """Return where the images of the result come from."""
+    if not context.facts("score")["fallback"]:
+        return "generated"
+    return "refined" if context.facts("refine")["kept"] else "real"
+
+
+def fallback_of(context: Context) -> dict[str, str] | None:
+    """Return why real images took the place of samples and what became of them, None if not."""
+    origin = image_origin(context)
+    if origin == "generated":
+        return None
+    if origin == "refined":
+        outcome = "real images were chosen and refined instead"
+    else:
+        switched_off = not context.config.refine.enabled
+        why = "refinement is switched off" if switched_off else "no refinement was better"
+        outcome = f"real images were chosen instead, and are as they were: {why}"
+    generated = context.facts("generate")
+    reason = (
+        f"a judge of real images agreed with {100 * generated['fidelity']:.1f} % of the labels of "
+        f"the generated samples, under the floor of {100 * generated['floor']:.0f} %; {outcome}"
+    )
+    return {"reason": reason, "origin": origin}
 
 
 def _dataset(dataset: Dataset, name: str) -> dict[str, Any]:

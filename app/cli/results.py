@@ -71,7 +71,7 @@ def show_result(console: "Console", bundle: Path, report: dict[str, Any]) -> Non
         console.print()
         console.print(result_table(report["results"]["soft"], "Trained on soft labels"))
     if report["fallback"]:
-        console.print(Text(f"Real images were refined: {report['fallback']['reason']}", "yellow"))
+        console.print(Text(f"Not what was asked for: {report['fallback']['reason']}", "yellow"))
     if report["stage_effects"]:
         console.print()
         show_effects(console, report["stage_effects"])

@@ -82,11 +82,11 @@ def strip_png(bundle: Bundle) -> bytes:
 def image_facts(bundle: Bundle, index: int) -> list[tuple[str, str]]:
     """Return what the bundle knows of one image, as (name, value) for a reader."""
     tensors = bundle.tensors
-    cluster = int(tensors["cluster_ids"][index])
+    cluster, seed = int(tensors["cluster_ids"][index]), int(tensors["seeds"][index])
     facts = [
         ("stands for", f"cluster {cluster}" if cluster >= 0 else "no cluster"),
         ("weight", f"{float(tensors['weights'][index]):.3g}"),
-        ("noise seed", str(int(tensors["seeds"][index]))),
+        ("noise seed", str(seed) if seed >= 0 else "none, it began as a real image"),
     ]
     scores = tensors["scores"][index] if bundle.score_names else ()
     facts += [

@@ -69,6 +69,7 @@ def result_view(report: Mapping[str, Any]) -> dict[str, Any]:
         "licences": report.get("licences") or [],
         "warnings": report.get("warnings") or [],
         "fallback": report.get("fallback"),
+        "images_are": report_view.images_are(report),
         "dataset": dataset,
     }
 

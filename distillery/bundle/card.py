@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillery.bundle.dataset import DistilledDataset
-from distillery.bundle.schema import FILE_NAME
+from distillery.bundle.schema import FILE_NAME, Origin
 
 MAX_LISTED_CLASSES = 100
 _SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
@@ -39,7 +39,7 @@ def card_text(dataset: DistilledDataset, report: dict[str, Any] | None) -> str:
         _results(facts),
         _classes(dataset.classes),
         _provenance(dataset, facts),
-        _USE,
+        _use(dataset),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -62,6 +62,24 @@ def plain(text: str, *, longest: int = 80) -> str:
     return f"\\{escaped}" if escaped[:1] in tuple("-+=") else escaped
 
 
+_ORIGIN_TAGS = {
+    True: (
+        "tags: [synthetic, dataset-distillation, dataset-condensation, diffusion, distillery]",
+        "annotations_creators: [machine-generated]",
+    ),
+    False: (
+        "tags: [dataset-distillation, dataset-condensation, distillery]",
+        "annotations_creators: [found]",  # the labels are those of the source images
+    ),
+}
+_MADE: dict[Origin, tuple[str, str]] = {
+    "generated": ("synthetic image", "made by Distillery from"),
+    "refined": ("real image", "chosen and altered by Distillery from"),
+    "real": ("real image", "chosen by Distillery, unaltered, from"),
+}
+"""(noun, what was done) of the introduction."""
+
+
 def _front_matter(dataset: DistilledDataset, source: str, facts: Mapping[str, Any]) -> str:
     size = next((name for limit, name in _SIZES if len(dataset) < limit), "n>1M")
     title = f"{source[:60]}, distilled (IPC {dataset.images_per_class})"
@@ -71,8 +89,7 @@ def _front_matter(dataset: DistilledDataset, source: str, facts: Mapping[str, An
         "---",
         f"pretty_name: {json.dumps(title)}",  # JSON strings are YAML strings
         f"license: {json.dumps(_licence_tag(dataset, facts))}",
-        "tags: [synthetic, dataset-distillation, dataset-condensation, diffusion, distillery]",
-        "annotations_creators: [machine-generated]",
+        *_ORIGIN_TAGS[dataset.origin == "generated"],
         *([f"source_datasets: [{json.dumps(hub_id[1])}]"] if hub_id else []),
         "task_categories: [image-classification]",
         f"size_categories: [{json.dumps(size)}]",
@@ -107,9 +124,10 @@ def _introduction(dataset: DistilledDataset, source: str) -> str:
     _, channels, height, width = dataset.images.shape
     colour = "colour" if channels == 3 else "grey"
     classes = "1 class" if len(dataset.classes) == 1 else f"{len(dataset.classes)} classes"
+    noun, made = _MADE[dataset.origin]
     return (
-        f"{_count(len(dataset), 'synthetic image')} ({height} x {width}, {colour}) in {classes}, "
-        f"made by Distillery from {plain(source)}: few enough to train a network in seconds.\n"
+        f"{_count(len(dataset), noun)} ({height} x {width}, {colour}) in {classes}, "
+        f"{made} {plain(source)}: few enough to train a network in seconds.\n"
         + _packing(dataset)
     )
 
@@ -207,13 +225,35 @@ def _provenance(dataset: DistilledDataset, facts: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-_USE = """\
+_ABOUT: dict[Origin, tuple[str, str]] = {
+    "generated": (
+        "The images are synthetic: each PNG says so in\n"
+        "its XMP (`DigitalSourceType`), the bundle in its metadata. They inherit the biases of the "
+        "source\ndata and of the base model.",
+        "a synthetic image may resemble a training image closely.",
+    ),
+    "refined": (
+        "The images are real training\nimages whose pixels were moved by refinement: each PNG says "
+        "so in its XMP (`DigitalSourceType`), the\nbundle in its metadata. They inherit the biases "
+        "of the source data.",
+        "the training images can be recognised.",
+    ),
+    "real": (
+        "The images are real training\nimages, at most cut to a square, resized and packed. They "
+        "inherit the biases of the source data.",
+        "these are the training images themselves.",
+    ),
+}
+"""(what the images are, how near they are to real ones)."""
+
+
+def _use(dataset: DistilledDataset) -> str:
+    about, nearness = _ABOUT[dataset.origin]
+    return f"""\
 ## Use and limits
 
-Made for training and comparing image classifiers. The images are synthetic: each PNG says so in
-its XMP (`DigitalSourceType`), the bundle in its metadata. They inherit the biases of the source
-data and of the base model. They are not a test set.
+Made for training and comparing image classifiers. {about} They are not a test set.
 
-Distilled is not anonymous: a synthetic image may resemble a training image closely. Do not treat
+Distilled is not anonymous: {nearness} Do not treat
 this set as free of personal data if its source is not.
 """

@@ -39,7 +39,7 @@ class DistilledDataset:
     scores: np.ndarray
     """float32 (N, S), columns named by `score_names`."""
     seeds: np.ndarray
-    """int64 (N,), noise seed of each image."""
+    """int64 (N,), noise seed of each image, -1 for one that began as a real image."""
     teacher_logits: np.ndarray | None = None
     """float16 (N, K), logits of a teacher for the image as it is, or None."""
     classes: tuple[str, ...]
@@ -48,6 +48,8 @@ class DistilledDataset:
     """Stored images of each class (IPC)."""
     formation_factor: int = 1
     """Pictures along each side of a stored image; above 1 images are packed, see `views`."""
+    origin: schema.Origin = "generated"
+    """Where the images come from."""
     score_names: tuple[str, ...] = ()
     """Names of the columns of `scores`."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class DistilledDataset:
         )
         schema.check_values(arrays, num_classes=num_classes, images_per_class=images_per_class)
         schema.check_metadata(self.metadata, channels=self.images.shape[1])
+        schema.check_origin(self.origin)
         schema.check_formation(self.formation_factor, has_logits=self.teacher_logits is not None)
 
     def __len__(self) -> int:

@@ -2,7 +2,8 @@
 
 The tree is what torchvision's `ImageFolder` and `load_dataset("imagefolder")` read; it holds no
 metadata file, because `datasets` drops the folder labels when it sees one. The Parquet file
-carries the class table in its schema. Every PNG says in its XMP that a model made it.
+carries the class table in its schema. Every PNG says in its XMP that a model made or altered it;
+real images as they are carry no mark.
 """
 
 import io
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from distillery.bundle.dataset import DistilledDataset
-from distillery.bundle.schema import DIGITAL_SOURCE_TYPE
+from distillery.bundle.schema import SOURCE_TYPES, Origin
 from distillery.errors import BundleError
 from distillery.files import sync_folder
 
@@ -30,16 +31,17 @@ _XMP = (
     '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" '
     'xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    f'Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"/>'
+    'Iptc4xmpExt:DigitalSourceType="%s"/>'
     '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 )
 
 
-def encode_png(image: np.ndarray) -> bytes:
-    """Return one image, uint8 (C, H, W), as a PNG that is marked as made by a model."""
+def encode_png(image: np.ndarray, origin: Origin = "generated") -> bytes:
+    """Return one image, uint8 (C, H, W), as a PNG that is marked as made or altered by a model."""
     pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)  # (H, W) or (H, W, C)
     mark = PngImagePlugin.PngInfo()
-    mark.add_itxt("XML:com.adobe.xmp", _XMP)
+    if origin != "real":
+        mark.add_itxt("XML:com.adobe.xmp", _XMP % SOURCE_TYPES[origin])
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", pnginfo=mark)
     return buffer.getvalue()
@@ -75,7 +77,7 @@ def _write_tree(dataset: DistilledDataset, folder: Path) -> None:
         place.mkdir()
         for rank in range(per_class):
             image = images[label * per_class + rank]
-            (place / f"{rank:05d}.png").write_bytes(encode_png(image))
+            (place / f"{rank:05d}.png").write_bytes(encode_png(image, dataset.origin))
 
 
 def export_parquet(dataset: DistilledDataset, folder: Path) -> None:
@@ -147,7 +149,8 @@ def _parquet_rows(
 ) -> Any:
     import pyarrow as pa
 
-    images = [{"bytes": encode_png(dataset.images[i]), "path": f"{i:06d}.png"} for i in rows]
+    pngs = ((i, encode_png(dataset.images[i], dataset.origin)) for i in rows)
+    images = [{"bytes": png, "path": f"{i:06d}.png"} for i, png in pngs]
     part = slice(rows.start, rows.stop)
     arrays = [pa.array(images, schema.field("image").type)]
     arrays += [pa.array(np.ascontiguousarray(values[part])) for values in columns.values()]

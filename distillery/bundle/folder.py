@@ -96,7 +96,7 @@ def _manifest(
     num_classes = len(dataset.classes)
     return {
         "schema": MANIFEST_SCHEMA,
-        "synthetic": True,
+        "synthetic": dataset.origin == "generated",
         "content_digest": dataset.content_digest,
         "images": {
             "count": len(dataset),

@@ -114,8 +114,23 @@ def _class_table(metadata: dict[str, str]) -> dict[str, Any]:
     factor = metadata.get("formation_factor", "1")
     if "formation_factor" in metadata and factor not in map(str, FACTORS):
         raise ValueError(f"metadata 'formation_factor' must be 2 or 3, got {factor[:80]!r}")
-    per_class = _whole_number(metadata, "ipc")
-    return {**names, "images_per_class": per_class, "formation_factor": int(factor)}
+    return {
+        **names,
+        "images_per_class": _whole_number(metadata, "ipc"),
+        "formation_factor": int(factor),
+        "origin": _origin(metadata["digital_source_type"]),
+    }
+
+
+def _origin(source_type: str) -> schema.Origin:
+    """Return where the images come from."""
+    for origin, known in schema.SOURCE_TYPES.items():
+        if source_type == known:
+            return origin
+    choices = ", ".join(schema.SOURCE_TYPES.values())
+    raise ValueError(
+        f"metadata 'digital_source_type' must be one of {choices}, got {source_type[:80]!r}"
+    )
 
 
 def _whole_number(metadata: dict[str, str], key: str) -> int:
@@ -188,8 +203,7 @@ def _check_claims(metadata: dict[str, str], dataset: DistilledDataset) -> None:
         "channel_order": "RGB" if channels == 3 else "L",
         "image_size": str(image_size),
         "content_digest": dataset.content_digest,
-        "digital_source_type": schema.DIGITAL_SOURCE_TYPE,
-        "synthetic": "true",
+        "synthetic": "true" if dataset.origin == "generated" else "false",
     }
     for key, value in expected.items():
         if metadata[key] != value:

@@ -8,7 +8,7 @@ Legend: N images = K classes x images per class, C channels, H height, W width, 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 
@@ -16,9 +16,16 @@ from distillery.bundle.formation import FACTORS
 from distillery.tensorfile import DTYPES
 
 SCHEMA = "distilled-dataset/1"
-DIGITAL_SOURCE_TYPE = (
-    "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"  # IPTC's mark
-)
+Origin = Literal["generated", "refined", "real"]
+"""Where images come from: a generator; real images moved by refinement; real images as they are."""
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
+_IPTC = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SOURCE_TYPES: dict[Origin, str] = {
+    "generated": _IPTC + "trainedAlgorithmicMedia",
+    "refined": _IPTC + "algorithmicallyEnhanced",
+    "real": "unknown",  # a photo, a scan, a drawing: the source dataset does not say
+}
+"""IPTC's mark of each origin, in the metadata and, where it is known, in every PNG."""
 FILE_NAME = "distilled.safetensors"
 MAX_HEADER_BYTES = 1 << 20
 """The reader takes no longer header: class table, metadata and at most seven tensor entries."""
@@ -136,6 +143,16 @@ def check_formation(factor: int, *, has_logits: bool) -> None:
         raise ValueError(f"formation_factor must be 1, 2 or 3, got {factor}")
     if factor > 1 and has_logits:
         raise ValueError("packed images have no teacher_logits: a soft label is of one picture")
+
+
+def check_origin(origin: str) -> None:
+    """Check that it is known where images come from.
+
+    Raises:
+        ValueError: If it is none of `ORIGINS`.
+    """
+    if origin not in ORIGINS:
+        raise ValueError(f"origin must be one of {', '.join(ORIGINS)}, got {origin!r}")
 
 
 def check_names(names: Sequence[str], what: str, *, at_least: int) -> None:

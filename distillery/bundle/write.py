@@ -25,13 +25,13 @@ def bundle_metadata(dataset: DistilledDataset) -> dict[str, str]:
         "channel_order": "RGB" if dataset.images.shape[1] == 3 else "L",
         "classes": json.dumps(dataset.classes, ensure_ascii=False),
         "content_digest": dataset.content_digest,
-        "digital_source_type": schema.DIGITAL_SOURCE_TYPE,
+        "digital_source_type": schema.SOURCE_TYPES[dataset.origin],
         "format": "pt",
         "image_size": str(dataset.images.shape[-1]),
         "ipc": str(dataset.images_per_class),
         "schema": schema.SCHEMA,
         "score_names": json.dumps(dataset.score_names, ensure_ascii=False),
-        "synthetic": "true",
+        "synthetic": "true" if dataset.origin == "generated" else "false",
     }
 
 

@@ -41,6 +41,7 @@ def report_html(report: dict[str, Any], *, preview_png: bytes) -> str:
             report=_with_defaults(report),
             description=report_view.description(dataset),
             head=report_view.headline(report),
+            images_are=report_view.images_are(report),
             effects=report_view.stage_effects(report),
             tables=[
                 _table("Hard labels", hard, full_data),

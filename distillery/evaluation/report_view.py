@@ -108,6 +108,15 @@ def description(dataset: Row) -> list[str]:
     return facts
 
 
+def images_are(report: Row) -> str:
+    """Return one sentence on where the images come from."""
+    origin = (report.get("fallback") or {}).get("origin", "generated")
+    return {
+        "refined": "The images are real training images, moved by refinement.",
+        "real": "The images are real training images.",
+    }.get(origin, "The images are synthetic.")
+
+
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, thousands apart."""
     plural = "" if number == 1 else "es" if noun.endswith("s") else "s"

@@ -12,7 +12,7 @@ from distillery.files import digest_json
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, to_dict
 from generator.public_names import public_config, public_name
-from generator.report import build_report
+from generator.report import build_report, image_origin
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import open_reals
 from generator.stages.label import LOGITS
@@ -80,13 +80,14 @@ def distilled_dataset(context: Context) -> DistilledDataset:
         classes=reals.dataset.class_names,
         images_per_class=config.images_per_class,
         formation_factor=config.refine.factor,
+        origin=image_origin(context),
         score_names=tuple(context.facts("score")["score_names"]),
         metadata=metadata,
     )
 
 
 STAGE = Stage(
-    "bundle", 1,
+    "bundle", 2,
     ("prepare", "base", "finetune", "generate", "score", "refine", "label", "evaluate"),
     settings, run,
 )  # fmt: skip

@@ -21,7 +21,6 @@ from distillery.progress import Progress
 from distillery.seeds import derive_seed, numpy_rng
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
-from generator.noise import noise_seed
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals, save_classifier
@@ -57,6 +56,7 @@ class Candidates:
     images: np.ndarray
     labels: np.ndarray
     seeds: np.ndarray
+    """Noise seeds, -1 of real images."""
 
 
 def run(context: Context) -> StageOutput:
@@ -169,8 +169,7 @@ def real_candidates(context: Context, reals: Reals) -> Candidates:
         members = np.flatnonzero(labels == label)
         picks.append(numpy_rng(config.seed, "real-candidates", label).permutation(members)[:count])
     indices = np.concatenate(picks)
-    seeds = [noise_seed(config.seed, int(labels[i]), int(i)) for i in indices]
-    return Candidates(images[indices], labels[indices], np.array(seeds, np.int64))
+    return Candidates(images[indices], labels[indices], np.full(len(indices), -1, np.int64))
 
 
 def _scores(reals: Reals, proxy: Proxy, candidates: Candidates) -> np.ndarray:

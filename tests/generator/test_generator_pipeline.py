@@ -84,12 +84,16 @@ def test_samples_that_are_not_faithful_are_replaced_and_an_unsound_proxy_selects
         "selects nothing" in next(s for s in result.stages if s.name == "score").record["summary"]
     )
     data = read_bundle(result.bundle / BUNDLE)
-    assert data.metadata["start"] == "real"
+    assert data.metadata["start"] == "real" and data.origin == "real"
+    assert set(data.seeds.tolist()) == {-1}  # no noise was drawn
     train, train_labels = Dataset.load(smoke.stage("prepare").folder).split("train")
     known = {image.tobytes(): label for image, label in zip(train, train_labels, strict=True)}
     assert [known[image.tobytes()] for image in data.images] == data.labels.tolist()
     report = read_json(result.bundle / "report.json")
-    assert "real images were chosen" in report["fallback"]["reason"]
+    assert "real images were chosen instead" in report["fallback"]["reason"]
+    assert "switched off" in report["fallback"]["reason"]
+    assert report["fallback"]["origin"] == "real"
+    assert "The images are real" in (result.bundle / "report.html").read_text()
     assert any("proxy was below its accuracy floor" in text for text in report["warnings"])
 
 

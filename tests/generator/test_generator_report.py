@@ -1,11 +1,17 @@
 """The report: signs and verdicts of what each stage gained, and no path of the maker's machine."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from generator_helpers import SmokeJob
 
 from distillery.bundle.read import read_bundle
-from distillery.files import read_json
-from generator.report import stage_effects
+from distillery.files import read_json, write_json
+from distillery.progress import ignore_progress
+from generator.config import DistillConfig, RefineConfig
+from generator.report import fallback_of, image_origin, stage_effects
+from generator.stage import Context
 
 
 def row(name: str, *runs: float) -> dict:
@@ -50,6 +56,41 @@ def test_a_fallback_does_not_credit_the_generator() -> None:
     named = {e["stage"] for e in stage_effects({"hard": hard, "soft": []}, is_fallback=True)}
     assert "selection" not in named and not any("generated" in stage for stage in named)
     assert "refinement" in named and len(named) == 3
+
+
+def context_of(folder: Path, *, fallback: bool, kept: int, enabled: bool = True) -> Context:
+    """A finished job, as far as its images' origin goes."""
+    facts: dict[str, Any] = {
+        "score": {"fallback": fallback},
+        "refine": {"kept": kept},
+        "generate": {"fidelity": 0.5, "floor": 0.9},
+    }
+    for name, values in facts.items():
+        (folder / name).mkdir()
+        write_json(folder / name / "stage.json", {"facts": values})
+    config = DistillConfig(refine=RefineConfig(enabled=enabled))
+    return Context(config, folder, {name: folder / name for name in facts}, ignore_progress)
+
+
+@pytest.mark.parametrize(
+    ("fallback", "kept", "enabled", "origin", "reason"),
+    [
+        (False, 0, True, "generated", None),
+        (False, 2, True, "generated", None),
+        (True, 2, True, "refined", "of 90 %; real images were chosen and refined instead"),
+        (True, 0, True, "real", "chosen instead, and are as they were: no refinement was better"),
+        (True, 0, False, "real", "instead, and are as they were: refinement is switched off"),
+    ],
+)
+def test_real_images_are_called_refined_only_where_they_are(
+    tmp_path: Path, fallback: bool, kept: int, enabled: bool, origin: str, reason: str | None
+) -> None:
+    context = context_of(tmp_path, fallback=fallback, kept=kept, enabled=enabled)
+    assert image_origin(context) == origin
+    found = fallback_of(context)
+    assert (found is None) == (reason is None)
+    if reason is not None and found is not None:
+        assert reason in found["reason"] and found["origin"] == origin
 
 
 def test_a_fallback_without_fine_tuning_does_not_credit_the_selection_of_samples() -> None:

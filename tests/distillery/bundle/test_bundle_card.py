@@ -109,3 +109,20 @@ def test_a_long_class_table_is_cut(make_dataset: Callable[..., DistilledDataset]
     card = card_text(make_dataset(classes=names, images_per_class=1, size=1), None)
     assert "class 99 |" in card and "class 100 |" not in card
     assert "and 150 more, see `manifest.json`" in card
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        ("generated", "12 synthetic images"),
+        ("refined", "12 real images (5 x 5, colour) in 4 classes, chosen and altered by"),
+        ("real", "12 real images (5 x 5, colour) in 4 classes, chosen by Distillery, unaltered"),
+    ],
+)
+def test_the_card_says_whether_images_are_synthetic(
+    make_dataset: Callable[..., DistilledDataset], origin: str, expected: str
+) -> None:
+    card = card_text(make_dataset(origin=origin), None)
+    assert expected in card
+    assert ("synthetic" in card) == (origin == "generated")
+    assert ("synthetic" in front_matter(card)["tags"]) == (origin == "generated")

@@ -21,6 +21,7 @@ from distillery.bundle.write import encode_bundle
         ({"images": np.zeros((12, 3, 5, 4), np.uint8)}, "must be square"),
         ({"scores": np.full((12, 2), np.nan, np.float32)}, "'scores' must hold finite"),
         ({"images_per_class": 0}, "images_per_class must be 1 or more, got 0"),
+        ({"origin": "drawn"}, "origin must be one of generated, refined, real, got 'drawn'"),
         ({"metadata": {"schema": "mine"}}, "filled in by the writer"),
         ({"metadata": {"seed": 3}}, "metadata must be text"),
         ({"metadata": {"norm_mean": "[0, 0, 0]"}}, "norm_mean and norm_std together"),

@@ -37,6 +37,18 @@ def test_a_png_keeps_the_pixels_and_says_that_a_model_made_it(
         assert MARK in picture.text["XML:com.adobe.xmp"]
 
 
+@pytest.mark.parametrize(
+    ("origin", "mark"), [("refined", "/algorithmicallyEnhanced"), ("real", None)]
+)
+def test_pngs_of_real_images_do_not_say_that_a_model_made_them(
+    tmp_path: Path, make_dataset: Callable[..., DistilledDataset], origin: str, mark: str | None
+) -> None:
+    export_imagefolder(make_dataset(origin=origin), tmp_path / "tree")
+    with Image.open(next((tmp_path / "tree").rglob("*.png"))) as picture:
+        found = picture.text.get("XML:com.adobe.xmp")
+    assert MARK not in (found or "") and (found is None if mark is None else mark in found)
+
+
 def test_the_tree_sorts_by_label_whatever_the_classes_are_called(
     tmp_path: Path, make_dataset: Callable[..., DistilledDataset]
 ) -> None:

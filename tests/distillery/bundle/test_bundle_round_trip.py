@@ -14,7 +14,7 @@ import pytest
 import distillery
 from distillery.bundle.dataset import DistilledDataset
 from distillery.bundle.read import decode_bundle
-from distillery.bundle.write import encode_bundle, write_bundle
+from distillery.bundle.write import bundle_metadata, encode_bundle, write_bundle
 
 ROOT = Path(__file__).parents[3]
 
@@ -95,6 +95,20 @@ def test_the_official_library_reads_the_file(tmp_path: Path, dataset: DistilledD
         metadata = file.metadata()
     assert json.loads(metadata["classes"]) == list(dataset.classes)
     assert metadata["synthetic"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("origin", "source_type"), [("refined", "/algorithmicallyEnhanced"), ("real", "unknown")]
+)
+def test_real_images_are_not_marked_as_synthetic(
+    make_dataset: Callable[..., DistilledDataset], origin: str, source_type: str
+) -> None:
+    dataset = make_dataset(origin=origin, seeds=np.full(12, -1))
+    metadata = bundle_metadata(dataset)
+    assert metadata["synthetic"] == "false"
+    assert metadata["digital_source_type"].endswith(source_type)
+    again = decode_bundle(encode_bundle(dataset))
+    assert again.origin == origin and set(again.seeds.tolist()) == {-1}
 
 
 def test_the_content_digest_is_the_sha256_of_the_tensor_bytes(dataset: DistilledDataset) -> None:

@@ -150,6 +150,14 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "image size that does not fit": (metadata(image_size="7"), "says \"7\", the tensors say '5'"),
     "colour that does not fit": (metadata(channel_order="L"), "'channel_order' says \"L\""),
     "not marked synthetic": (metadata(synthetic="false"), "'synthetic' says \"false\""),
+    "another source": (
+        metadata(digital_source_type="http://x/digitalCapture"),
+        "'digital_source_type' must be one of .*, got 'http://x/digitalCapture'",
+    ),
+    "real images marked synthetic": (
+        metadata(digital_source_type="unknown"),
+        "'synthetic' says \"true\", the tensors say 'false'",
+    ),
     "mean of one channel": (metadata(norm_mean="[0.5]"), "norm_mean must be 3 finite numbers"),
     "infinite mean": (metadata(norm_mean="[1e999, 0, 0]"), "norm_mean must be 3 finite numbers"),
     "std of zero": (metadata(norm_std="[0, 1, 1]"), "norm_std must be above 0"),
