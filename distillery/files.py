@@ -23,6 +23,14 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def expand_user(path: str | Path) -> Path:
+    """Return a path with `~` for its home; of a user who is not there, as it was written."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically and durably."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillery.data.sources.stamp import source_stamp
 from distillery.errors import ModelError
-from distillery.files import read_json
+from distillery.files import expand_user, read_json
 from distillery.models.class_rows import ClassMapping
 from distillery.models.config import PUBLISHED_BASES
 from distillery.models.facts import FACTS_FILE, PIPELINE_FILE, read_labels, read_licence
@@ -36,7 +37,7 @@ def find_base(reference: str, *, revision: str | None, allow_download: bool) -> 
     Raises:
         ModelError: If there is no such folder or repository.
     """
-    folder = Path(reference).expanduser()
+    folder = expand_user(reference)
     if folder.is_dir():
         return folder.resolve()
     if is_repo_id(reference):
@@ -45,6 +46,17 @@ def find_base(reference: str, *, revision: str | None, allow_download: bool) -> 
         f"no base model {reference!r}: expected auto, pixel, a folder, or a Hub id such as "
         f"{next(iter(PUBLISHED_BASES))}"
     )
+
+
+def base_stamp(reference: str) -> list[str] | None:
+    """Return place and stamp of the files of a base in a folder, None for a Hub id.
+
+    The same words are another base in another folder, or once its weights are replaced.
+    """
+    folder = expand_user(reference)
+    if not folder.is_dir():
+        return None
+    return [str(folder.resolve()), source_stamp(str(folder)) or ""]
 
 
 def base_facts(reference: str, *, revision: str | None, allow_download: bool) -> BaseFacts:

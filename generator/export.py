@@ -74,7 +74,8 @@ def _inputs(config: DistillConfig, cache: Path) -> dict[str, Path]:
         path = cache / f"{stage.name}-{stage_key(stage, config, done)[:16]}"
         if not (path / RECORD).exists():
             raise JobError(
-                f"stage {stage.name} of this job is not complete in {cache}: run the job again"
+                f"stage {stage.name} of this job is not complete in {cache}, or its images or base "
+                "have changed since: run the job again"
             )
         done[stage.name] = Finished(stage.name, path, read_json(path / RECORD), True)
     return {name: finished.folder for name, finished in done.items()}

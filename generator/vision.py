@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillery.errors import ModelError
+from distillery.files import expand_user
 from distillery.models.class_rows import map_classes
 from distillery.models.facts import read_facts
 from distillery.models.hub import fetch_model, is_repo_id
@@ -30,7 +31,7 @@ def find_vision_model(reference: str, *, allow_download: bool) -> Path:
     Raises:
         ModelError: If there is none.
     """
-    folder = Path(reference).expanduser()
+    folder = expand_user(reference)
     if not folder.is_dir():
         if not is_repo_id(reference):
             raise ModelError(

@@ -20,7 +20,7 @@ from distillery.models.dit import build_pixel_dit
 from distillery.progress import Progress
 from distillery.seeds import derive_seed
 from finetune.pretrain import pretrain
-from generator.bases import find_base
+from generator.bases import base_stamp, find_base
 from generator.config import DistillConfig, to_dict
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
@@ -42,6 +42,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     base = to_dict(config.base)
     if config.base.reference != "pixel":
         base["pretrain"] = {"base_seed": config.base.pretrain.base_seed}  # the judge's seed
+        base["files"] = base_stamp(config.base.reference)
     del base["allow_download"]
     return {
         "base": base,

@@ -107,7 +107,7 @@ def test_changed_weights_are_noticed(base: Path, dataset: Path, tmp_path: Path) 
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
-    with pytest.raises(ModelError, match="have changed since this job began"):
+    with pytest.raises(JobError, match="its images or base have changed since"):
         export_finetuned(tmp_path / "job", tmp_path / "out", cache=tmp_path / "cache")
 
 
