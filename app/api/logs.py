@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import IO
 
-FIELDS = ("request_id", "job_id", "method", "path", "status", "seconds", "client", "code")
+FIELDS = ("request_id", "job_id", "stage", "method", "path", "status", "seconds", "client", "code")
 SECRET = re.compile(r"(dst_|hf_|token=)[A-Za-z0-9_-]{6,}")
 ACCESS = logging.getLogger("app.access")
 

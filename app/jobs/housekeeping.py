@@ -4,6 +4,7 @@ Safe to do from several processes at once, and at any moment.
 """
 
 import shutil
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from distillery.errors import JobError
 
 DELETED = "deleted"
 """Name of the mark in the folder of a job that is being removed."""
+UPLOAD_S = 24 * 3600.0
+"""An upload that nothing was written to for so long, and that was not entered, is none."""
 
 
 def tend(service: Service) -> None:
@@ -78,9 +81,22 @@ def remove_old_jobs(service: Service, age: timedelta) -> list[str]:
 
 
 def sweep(settings: Settings, service: Service) -> None:
-    """Remove the folders of deleted jobs that a kill has left behind."""
+    """Remove what a kill has left behind: folders of deleted jobs, uploads without an end."""
     for mark in sorted(job_folder(settings, "x").parent.glob(f"job_*/{DELETED}")):
         _sweep_one(service, mark.parent)
+    folders = sorted(path for path in (settings.data / "uploads").glob("*") if path.is_dir())
+    entered = {Path(record.path).parent for record in service.datasets.list()}
+    for folder in folders:
+        if folder not in entered and time.time() - _last_change(folder) > UPLOAD_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    """Return when a folder, or a file in it, was last written to; now where it is just going."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+    except FileNotFoundError:
+        return time.time()
 
 
 def _sweep_one(service: Service, folder: Path) -> None:

@@ -22,6 +22,7 @@ from app.jobs.engine import engine_url
 from app.jobs.housekeeping import clean, tend
 from app.jobs.service import Service, open_service
 from app.settings import Settings, child_environment
+from app.worker.about import name_work
 from app.worker.identity import Identity, default_id, device_name, find_device, machine_facts
 from app.worker.launch import engine_config
 from app.worker.liveness import Liveness
@@ -81,6 +82,8 @@ def run_worker(
         executor_id=worker_id or default_id(device), boot=secrets.token_hex(8), device=device,
         device_name=device_name(device),
     )  # fmt: skip
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(name_work)
     # An earlier process of this id may be about to end, and its child holds the lock too
     lock = hold_executor(settings.data, identity.executor_id, wait_s=BOOT_WAIT_S)
     service = open_service(settings, migrate=migrate)
@@ -138,6 +141,8 @@ def _tend_on(service: Service) -> None:
                 clean(service)
         except (sa.exc.DBAPIError, JobError) as error:
             LOG.warning("could not tidy up, to be tried again: %s", error)
+        except Exception:  # a full disk, say: nobody else would start this thread again
+            LOG.exception("could not tidy up, to be tried again")
         time.sleep(TEND_INTERVAL_S)
 
 

@@ -1,13 +1,15 @@
 """The recovery of a dead worker's jobs, in a process that has its id for a moment.
 
-Started by `app.worker.reaper`, which holds the locks: `python -m app.worker.reap ID DATA URL`.
+Started by `app.worker.reaper`, which holds the locks: `python -m app.worker.reap ID`, with data
+folder and database URL as JSON on the standard input.
 Launching DBOS under an id puts what that id held back into the queue; no queue is listened to.
 """
 
+import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +22,11 @@ from app.worker.launch import engine_config
 TIMEOUT_S = 30.0
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(executor_id: str, address: Mapping[str, str]) -> int:
     """Give back what an executor id holds; return 0 when it holds nothing any more."""
-    executor_id, data, url = arguments
-    settings = replace(read_settings(), data=Path(data), database_url=url)
+    settings = replace(
+        read_settings(), data=Path(address["data"]), database_url=address["database_url"]
+    )
     dbos = DBOS(config=engine_config(engine_url(settings), executor_id))
     dbos.listen_queues([])
     DBOS.launch()
@@ -39,5 +42,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = main(sys.argv[1], json.load(sys.stdin))
     os._exit(code)  # the engine's threads have nothing more to do

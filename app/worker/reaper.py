@@ -5,6 +5,7 @@ one such a process is started here, for a moment: `python -m app.worker.reap ID`
 nothing itself. It goes on where it was and keeps the engine's own counts.
 """
 
+import json
 import logging
 import subprocess
 import sys
@@ -54,6 +55,8 @@ class Reaper:
                 self.look()
             except sa.exc.DBAPIError as error:
                 LOG.warning("could not look for dead workers: %s", error.orig)
+            except Exception:  # nobody else would start this thread again
+                LOG.exception("could not look for dead workers, to be tried again")
 
     def look(self) -> list[str]:
         """Give back what dead workers hold; return their ids.
@@ -132,8 +135,9 @@ class Reaper:
         """Run the recovery of an executor id in a process of its own."""
         command = [sys.executable, "-m", "app.worker.reap", name]
         settings = self.service.settings
-        address = [str(settings.data), settings.database_url]
+        # not as arguments, which everyone on the machine may read: the URL holds a password
+        address = json.dumps({"data": str(settings.data), "database_url": settings.database_url})
         try:
-            subprocess.run([*command, *address], check=True, timeout=REAP_TIMEOUT_S)
+            subprocess.run(command, input=address.encode(), check=True, timeout=REAP_TIMEOUT_S)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             LOG.error("the recovery of worker %s failed, to be tried again: %s", name, error)

@@ -14,6 +14,7 @@ from app.jobs.engine import queue_priority
 from app.jobs.phases import set_phase
 from app.jobs.records import JobRecord
 from app.jobs.service import Service
+from app.worker.about import about
 from app.worker.hooks import JobHooks
 from app.worker.identity import Identity
 from app.worker.patience import patiently
@@ -56,6 +57,11 @@ class StageRunner:
 
     def run(self, job_id: str, attempt: int, stage: str, part: int | None) -> dict[str, Any]:
         """Run one stage, or one part of it, and return its outcome as plain values."""
+        with about(job_id, stage):
+            return self._run(job_id, attempt, stage, part)
+
+    def _run(self, job_id: str, attempt: int, stage: str, part: int | None) -> dict[str, Any]:
+        """Run a stage, in a thread whose log lines name it."""
         self._hold_if_ending()
         job = patiently(lambda: self._begin(job_id, attempt, stage, part))
         if job is None:
@@ -80,6 +86,11 @@ class StageRunner:
 
         It may wait again: its worker died after the last stage, and this one has only to end it.
         """
+        with about(job_id):
+            self._finish(job_id, attempt, outcome)
+
+    def _finish(self, job_id: str, attempt: int, outcome: Mapping[str, Any]) -> None:
+        """End a job, in a thread whose log lines name it."""
         job = patiently(lambda: self.service.store.get(job_id))
         if job is None or job.attempt != attempt or job.is_terminal:
             return

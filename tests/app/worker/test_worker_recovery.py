@@ -1,5 +1,6 @@
 """The answers to what the engine leaves to us: ids, dead workers, versions, priorities, files."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from worker_house import House
 
 from app.jobs.engine import VERSION, queue_priority, sqlite_engine, workflow_id
 from app.jobs.housekeeping import delete_job, remove_old_jobs, settle_cancels, sweep, tend
+from app.worker import main
 from app.worker.identity import Identity, default_id
 from app.worker.liveness import Liveness
 from app.worker.locks import hold_executor, shared_lock
@@ -249,6 +251,62 @@ def test_a_deletion_that_was_killed_halfway_is_finished_later(house: House) -> N
     assert [p.name for p in house.service.job_folder(kept.id).iterdir()] == []
     with pytest.raises(JobError, match="cancel it first"):
         delete_job(house.service, kept.id)
+
+
+def test_an_upload_that_a_kill_has_broken_off_is_removed_after_a_day(house: House) -> None:
+    uploads = house.data / "uploads"
+    for name in ("old", "young", "entered"):
+        (uploads / name).mkdir(parents=True)
+        (uploads / name / ".partial").touch()
+    for path in (p for n in ("old", "entered") for p in (uploads / n / ".partial", uploads / n)):
+        os.utime(path, (0, time.time() - 25 * 3600))
+    path = str(uploads / "entered" / "a.zip")
+    house.service.datasets.create("a", kind="archive", path=path, status="ready")
+    os.utime(uploads / "young", (0, 0))  # a long upload: only its file changes
+    sweep(house.service.settings, house.service)
+    assert {folder.name for folder in uploads.iterdir()} == {"young", "entered"}
+
+
+def test_a_thread_that_looks_or_tidies_outlives_any_error(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = threading.Event()
+    rounds: list[str] = []
+
+    def fail(*_: object) -> None:
+        rounds.append("failed")
+        if len(rounds) > 1:
+            stop.set()
+        raise OSError("the disk is full")
+
+    reaper = Reaper(house.service, dead_after_s=0.08)
+    monkeypatch.setattr(reaper, "look", fail)
+    reaper.run(stop)
+    assert rounds == ["failed"] * 2
+
+    def pause(_: float) -> None:
+        if len(rounds) > 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(main, "tend", fail)
+    monkeypatch.setattr("app.worker.main.time.sleep", pause)
+    with pytest.raises(KeyboardInterrupt):
+        main._tend_on(house.service)
+    assert len(rounds) == 4 and caplog.text.count("OSError: the disk is full") == 4
+
+
+def test_the_recovery_of_a_worker_shows_no_password_to_the_machine(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[list[str], bytes]] = []
+    monkeypatch.setattr(
+        "app.worker.reaper.subprocess.run", lambda c, input, **_: calls.append((c, input))
+    )
+    Reaper(house.service, dead_after_s=4)._start_recovery("dead")
+    ((command, given),) = calls
+    url = house.service.settings.database_url
+    assert command[-1] == "dead" and url not in " ".join(command)
+    assert json.loads(given) == {"data": str(house.data), "database_url": url}
 
 
 def test_a_cancel_that_no_worker_is_left_to_answer_is_settled(house: House) -> None:

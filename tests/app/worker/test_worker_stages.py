@@ -1,5 +1,8 @@
 """What a stage tells its job, and how a job ends, without processes."""
 
+import io
+import json
+import logging
 import threading
 from typing import Any
 
@@ -7,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 from worker_house import House
 
+from app.api.logs import JsonLines
 from app.jobs.records import JobRecord
+from app.worker.about import name_work
 from app.worker.hooks import JobHooks
 from app.worker.identity import Identity
 from app.worker.patience import patiently
@@ -59,10 +64,23 @@ def test_a_plan_brings_its_facts_into_the_record(house: House) -> None:
     assert phase(house, job, "plan")["status"] == "succeeded"
 
 
-def test_a_lost_stage_runs_again(house: House) -> None:
+def test_a_lost_stage_runs_again_and_its_log_lines_name_job_and_stage(house: House) -> None:
     runner, tasks = runner_of(house, StageOutcome(kind="lost"), DONE)
     job = running(house)
-    assert runner.run(job.id, 1, "base", None)["kind"] == "done" and len(tasks) == 2
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonLines())
+    handler.addFilter(name_work)
+    logger = logging.getLogger("app.worker.stages")
+    logger.addHandler(handler)
+    try:
+        assert runner.run(job.id, 1, "base", None)["kind"] == "done" and len(tasks) == 2
+        logger.warning("between jobs")
+    finally:
+        logger.removeHandler(handler)
+    lost, between = map(json.loads, stream.getvalue().splitlines())
+    assert (lost["job_id"], lost["stage"]) == (job.id, "base")
+    assert "job_id" not in between and "stage" not in between
     assert phase(house, job, "base")["summary"] == "well"
     assert tasks[0].request == {}, "the plan alone reads the request"
 
