@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from app.api.names import BUILTIN
+
 
 def curl_text(base_url: str, body: Mapping[str, Any], *, is_auth_on: bool) -> str:
     """Return the curl command that starts a job."""
@@ -15,12 +17,20 @@ def curl_text(base_url: str, body: Mapping[str, Any], *, is_auth_on: bool) -> st
 def same_texts(base_url: str, body: Mapping[str, Any], *, is_auth_on: bool) -> dict[str, str]:
     """Return the ways to ask for a job without this page, by name."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in body.items())
-    ipc = body.get("ipc", 10)
+    ipc, dataset = body.get("ipc", 10), str(body.get("dataset", "digits"))
     return {
         "curl": curl_text(base_url, body, is_auth_on=is_auth_on),
         "python": python_text(base_url, arguments, is_auth_on=is_auth_on),
-        "cli": f"distillery run {shlex.quote(str(body.get('dataset', 'digits')))} --ipc {ipc}",
+        "cli": f"distillery run {shlex.quote(local_name(dataset))} --ipc {ipc}",
     }
+
+
+def local_name(dataset: str) -> str:
+    """Return what the command line takes for a dataset; uploads and mounted ones are paths there.
+
+    The same as `localName` in static/commands.js.
+    """
+    return dataset if dataset in BUILTIN or "/" in dataset else f"path/to/{dataset}"
 
 
 def python_text(base_url: str, arguments: str, *, is_auth_on: bool) -> str:

@@ -43,7 +43,7 @@ FIELDS = (
     Field(path="image_size", label="Image size, pixels", kind="number", low=8, high=1024,
           placeholder="what fits the data", help="Side of the square images, 8 to 1024."),
     Field(path="base.reference", label="Base model", placeholder="auto", offers_models=True,
-          help="auto, pixel (trained here), a pipeline folder, or a Hub id."),
+          help="auto, pixel (trained here), or a Hub id, owner/name."),
     Field(path="base.allow_download", label="Download weights", choices=YES_NO,
           help="Whether the Hub may be asked for a model that is not here."),
     Field(path="horizontal_flip", label="Mirrored images are as good", choices=YES_NO,

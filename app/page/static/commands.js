@@ -16,6 +16,9 @@ const leaves = (tree, path = "") => Object.entries(tree).flatMap(([name, value])
     ? leaves(value, `${path}${name}.`) : [[path + name, value]]
 ));
 
+/** The command line knows no uploads and mounted folders by name: there they are paths. */
+const localName = (dataset) => (dataset === "digits" || dataset.includes("/") ? dataset : `path/to/${dataset}`);
+
 /** curl, Python and the command line without the service. */
 export function commandsOf(body, origin, hasKey) {
   const header = hasKey ? ' \\\n  -H "Authorization: Bearer $DISTILLERY_API_KEY"' : "";
@@ -26,6 +29,6 @@ export function commandsOf(body, origin, hasKey) {
   return [
     `curl ${origin}/jobs${header} \\\n  --json ${quote(JSON.stringify(body))}`,
     `import distillery\n\nclient = distillery.Client(${python(origin)}${hasKey ? ', api_key="dst_..."' : ""})\njob = client.jobs.create(${words})\njob.wait().download("out")`,
-    ["distillery run", quote(dataset), ...options.filter(Boolean)].join(" "),
+    ["distillery run", quote(localName(dataset)), ...options.filter(Boolean)].join(" "),
   ];
 }

@@ -136,12 +136,17 @@ function connect() {
   for (const kind of ["status", "progress", "metric", "stage", "preview", "log"]) {
     stream.addEventListener(kind, (event) => take(kind, event));
   }
-  stream.addEventListener("done", () => {
+  stream.addEventListener("done", async () => {
     stream.close();
     stream = null;
     isEnded = true;
-    refreshParts();
+    await refreshParts();
+    while (refreshing) await refreshing;
     loadCurves().catch(() => {});
+    if (isActive() && !stream) { // an earlier end, told again: the job was retried since
+      isEnded = false;
+      connect();
+    }
   });
 }
 

@@ -159,9 +159,19 @@ def _download(page: Page, folder: Path) -> None:
     assert shown == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+SEEN_STREAMS = """
+window.streams = [];
+const Kept = window.EventSource;
+window.EventSource = class extends Kept {
+  constructor(...words) { super(...words); window.streams.push(this); }
+};
+"""
+
+
 def test_cancel_retry_and_delete(running: Running) -> None:
     page = running.page
     job = running.ask("POST", "/jobs", {"dataset": "digits", "ipc": 3, "seed": 4})
+    page.call("Page.addScriptToEvaluateOnNewDocument", source=SEEN_STREAMS)
     page.goto(running.url + job["urls"]["page"])
     page.wait(f"{STATUS} === 'running' && document.querySelector('#now-bar').value > 0", PATIENCE_S)
     page.click("[data-action=cancel]")
@@ -170,7 +180,9 @@ def test_cancel_retry_and_delete(running: Running) -> None:
     page.click("[data-action=retry]")
     page.wait(f"{STATUS} === 'running'", PATIENCE_S)
     assert "attempt 2" in page.text("#part-head")
-    page.click("[data-action=cancel]")
+    # the end of the first attempt, told again, must not end the stream of the second
+    page.run("streams.at(-1).dispatchEvent(new MessageEvent('done', {data: '{}'}))")
+    running.ask("POST", job["urls"]["cancel"])
     page.wait(f"{STATUS} === 'canceled'", PATIENCE_S)
     page.click("[data-action=delete]")
     page.wait("document.querySelector('#confirm').open")

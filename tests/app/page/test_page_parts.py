@@ -3,8 +3,11 @@
 import io
 import json
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from page_helpers import make_dataset, make_report
 from PIL import Image
 
 from app.page import commands, curves, pictures
-from app.page.form import form_of, values_of_job, values_of_query
+from app.page.form import FIELDS, form_of, values_of_job, values_of_query
 from app.page.result_view import result_view
 from distillery.bundle.write import write_bundle
 
@@ -48,8 +51,31 @@ def test_commands_cannot_be_broken_out_of() -> None:
     texts = commands.same_texts("http://h", {"dataset": name, "ipc": 10}, is_auth_on=True)
     words = shlex.split(texts["curl"].replace("\\\n", ""))
     assert json.loads(words[words.index("--json") + 1]) == {"dataset": name, "ipc": 10}
-    assert shlex.split(texts["cli"]) == ["distillery", "run", name, "--ipc", "10"]
+    assert shlex.split(texts["cli"]) == ["distillery", "run", f"path/to/{name}", "--ipc", "10"]
     compile(texts["python"], "python", "exec")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("digits", "digits"), ("owner/name@main", "owner/name@main"), ("pets", "path/to/pets")],
+)
+def test_the_command_line_gets_a_path_for_what_only_the_service_knows(name: str, word: str) -> None:
+    body = {"dataset": name, "ipc": 10}
+    expected = ["distillery", "run", word, "--ipc", "10"]
+    assert shlex.split(commands.same_texts("http://h", body, is_auth_on=True)["cli"]) == expected
+    node = shutil.which("node") or pytest.skip("needs node for the script's own words")
+    source = Path(commands.__file__).parent / "static" / "commands.js"
+    script = (
+        f"import(process.argv[1]).then(m => console.log(m.commandsOf({json.dumps(body)}, 'h')[2]))"
+    )
+    module = f"data:text/javascript,{quote(source.read_text())}"
+    done = subprocess.run([node, "-e", script, module], capture_output=True, text=True, check=True)
+    assert shlex.split(done.stdout) == expected
+
+
+def test_the_form_offers_only_what_the_api_takes() -> None:
+    base = next(field for field in FIELDS if field.path == "base.reference")
+    assert "folder" not in base.help
 
 
 def test_the_printed_request_asks_for_the_key_only_where_it_is_needed() -> None:
