@@ -46,6 +46,9 @@ class Settings:
     """Whether requests need a key (`DISTILLERY_AUTH`, on unless it says off)."""
     url: str | None
     """Where the client finds the service (`DISTILLERY_URL`); None: on this machine."""
+    public_url: str | None
+    """Under which browsers reach the service, for the links it prints
+    (`DISTILLERY_PUBLIC_URL`); None: where it listens."""
     api_key: str | None
     """Key that the client sends (`DISTILLERY_API_KEY`)."""
     max_queued: int
@@ -112,6 +115,7 @@ def read_settings(
         datasets=_place(datasets) if datasets else None,
         is_auth_on=env.get("DISTILLERY_AUTH", "on").lower() not in FALSE_WORDS,
         url=env.get("DISTILLERY_URL") or None,
+        public_url=(env.get("DISTILLERY_PUBLIC_URL") or "").rstrip("/") or None,
         api_key=env.get("DISTILLERY_API_KEY") or None,
         max_queued=int(_number(env, "DISTILLERY_MAX_QUEUED", 100)),
         max_upload_bytes=int(_number(env, "DISTILLERY_MAX_UPLOAD_BYTES", 2 * 2**30)),

@@ -115,7 +115,8 @@ def link_verb(
     from app.api.auth import new_login_token
 
     settings = read_settings(data=data)
-    place = url or settings.url or local_service(settings.data).get("url", DEFAULT_URL)
+    place = url or settings.public_url or settings.url
+    place = place or local_service(settings.data).get("url", DEFAULT_URL)
     typer.echo(f"{place.rstrip('/')}/login?token={new_login_token(settings.data)}")
 
 

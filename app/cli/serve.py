@@ -85,12 +85,13 @@ def _serve(
     url = address_of(listener)
     keeper = Keeper(worker_command(settings.data, device)) if device is not None else None
     service = _open(settings, url, migrate=migrate)
-    link = _login_link(settings, url, is_asked=open_page)
+    shown = settings.public_url or url
+    link = _login_link(settings, shown, is_asked=open_page)
 
     def started() -> None:
         if keeper is not None:
             keeper.start()
-        _greet(settings, url, link, open_page=open_page)
+        _greet(settings, shown, link, open_page=open_page)
 
     with signals_kept():
         try:

@@ -148,6 +148,12 @@ def test_bases_are_pinned_by_digest() -> None:
     outside = {stage.base for stage in stages} - {stage.name for stage in stages}
     assert outside == {"${PYTHON}"} and DIGEST.match(arguments["PYTHON"])
     assert DIGEST.match(SERVICES["postgres"]["image"])
+    assert "syntax=" not in dockerfile()  # that would be one more image, of whatever version
+
+
+def test_printed_links_have_the_port_that_is_published() -> None:
+    url = SERVICES["api"]["environment"]["DISTILLERY_PUBLIC_URL"]
+    assert url == "${DISTILLERY_PUBLIC_URL:-http://localhost:${DISTILLERY_PORT:-8000}}"
 
 
 def test_both_images_run_without_root_and_the_api_image_copies_no_torch() -> None:

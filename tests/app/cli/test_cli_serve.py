@@ -138,6 +138,17 @@ def test_without_keys_only_this_machine_is_served(
     assert not (tmp_path / "data").exists()
 
 
+def test_links_begin_with_the_address_that_browsers_use(
+    distillery: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DISTILLERY_PUBLIC_URL", "https://distil.example/")
+    monkeypatch.setenv("DISTILLERY_URL", "http://127.0.0.1:8000")  # the client's own way
+    code, out, _ = distillery("keys", "link", "--data", str(tmp_path))
+    assert code == 0 and out.startswith("https://distil.example/login?token=")
+    named = distillery("keys", "link", "--data", str(tmp_path), "--url", "http://x:1")[1]
+    assert named.startswith("http://x:1/login?token=")
+
+
 @pytest.mark.parametrize(
     ("trusted", "seen"),
     [((), ("127.0.0.1", "http")), (("10.0.0.9",), ("127.0.0.1", "http")),
