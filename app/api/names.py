@@ -125,6 +125,13 @@ def check_still_there(reference: str, settings: Settings) -> None:
         raise Problem("dataset_not_found", detail)
 
 
+def file_names(name: str) -> tuple[str, ...]:
+    """Return the files and folders whose `public_name` a name may be; none for other texts."""
+    if name in BUILTIN or NAME.fullmatch(name) is None:
+        return ()
+    return (name, *(name + suffix for suffix in SUFFIXES))
+
+
 def public_name(reference: str, settings: Settings) -> str:
     """Return what callers call a dataset or model; a path of this machine becomes its name."""
     if not reference.startswith("/"):

@@ -101,6 +101,7 @@ class JobStore:
         *,
         status: Status | Collection[Status] | None = None,
         dataset: str | None = None,
+        files: Collection[str] = (),
         metadata: Mapping[str, str] | None = None,
         after: str | None = None,
         limit: int = 20,
@@ -110,6 +111,7 @@ class JobStore:
         Args:
             status: Only of this status, or of these.
             dataset: Only of this dataset.
+            files: Names of files and folders that count as this dataset too, wherever they lie.
             metadata: Only with all these pairs.
             after: Only older than the job of this id.
             limit: At most so many.
@@ -118,7 +120,9 @@ class JobStore:
         if status is not None:
             query = query.where(JOBS.c.status.in_([status] if isinstance(status, str) else status))
         if dataset is not None:
-            query = query.where(JOBS.c.dataset == dataset)
+            ends = [JOBS.c.dataset.endswith(f"/{name}", autoescape=True) for name in files]
+            stored = sa.and_(JOBS.c.dataset.startswith("/"), sa.or_(sa.false(), *ends))
+            query = query.where(sa.or_(JOBS.c.dataset == dataset, stored))
         if after is not None:
             query = query.where(JOBS.c.id < after)
         for key, value in (metadata or {}).items():

@@ -9,7 +9,7 @@ from app.api.bodies import EXAMPLE, JobBody
 from app.api.content import JsonOnly
 from app.api.context import Api, ApiDep, JobId
 from app.api.creation import create_job
-from app.api.names import check_still_there
+from app.api.names import check_still_there, file_names
 from app.api.openapi import documented
 from app.api.patience import PREFERENCE, wait_for_change
 from app.api.problems import Problem
@@ -69,8 +69,8 @@ def list_jobs(
 ) -> Response:
     """Return jobs; `metadata[key]=value` filters too, and `after` takes `next` of the last page."""
     jobs, has_more = api.service.store.list(
-        status=status or None, dataset=_reference(api, dataset), metadata=_labels(request),
-        after=after, limit=limit,
+        status=status or None, dataset=dataset, files=file_names(dataset or ""),
+        metadata=_labels(request), after=after, limit=limit,
     )  # fmt: skip
     data = [_shown(api, job, brief=True) for job in jobs]
     return answer(list_json(data, has_more=has_more, after=jobs[-1].id if jobs else None))
@@ -79,17 +79,6 @@ def list_jobs(
 def _shown(api: Api, job: JobRecord, *, brief: bool = False) -> dict[str, Any]:
     place = api.queue_position(job)
     return job_json(job, api.settings, queue_position=place, brief=brief)
-
-
-def _reference(api: Api, name: str | None) -> str | None:
-    """Return what jobs store for a dataset's name: the path of an uploaded or mounted one."""
-    from app.api.names import find_mounted
-
-    if name is None:
-        return None
-    record = api.service.datasets.get(name)
-    mounted = find_mounted(api.settings, name)
-    return record.path if record else str(mounted) if mounted else name
 
 
 def _labels(request: Request) -> dict[str, str]:

@@ -54,6 +54,28 @@ def test_an_upload_is_looked_through_and_can_be_used(place: Place) -> None:
     assert list((place.settings.data / "uploads").iterdir()) == []
 
 
+def test_jobs_are_found_by_their_dataset_after_it_is_gone(place: Place) -> None:
+    assert place.settings.datasets is not None
+    (place.settings.datasets / "birds" / "owl").mkdir(parents=True)
+    path = place.settings.data / "uploads" / "ab" / "my_pets.tar.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    place.service.datasets.create("my_pets", kind="archive", path=str(path), status="ready")
+    jobs = {name: place.make(dataset=name) for name in ("my_pets", "birds", "digits")}
+
+    def found(name: str) -> list[str]:
+        return [job["id"] for job in place.client.get(f"/jobs?dataset={name}").json()["data"]]
+
+    assert all(found(name) == [job] for name, job in jobs.items())
+    place.client.post(f"/jobs/{jobs['my_pets']}/cancel")
+    assert place.client.delete("/datasets/my_pets").status_code == 204
+    (place.settings.datasets / "birds" / "owl").rmdir()
+    (place.settings.datasets / "birds").rmdir()
+    assert all(found(name) == [job] for name, job in jobs.items())
+    for other in ("pets", "my-pets", "my_pet%25", "ab", "%25", "y_pets", "/my_pets", "owl"):
+        assert found(other) == [], other
+
+
 def test_tars_are_known_by_their_bytes(place: Place) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
