@@ -6,7 +6,7 @@ What workers do is read from the events that they store, so every API process te
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -18,11 +18,13 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from app.api.hub import EventHub
-from app.jobs.figures import ended_since
+from app.jobs.figures import Ended, ended_since
 from app.jobs.service import Service
 
 LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STAGES_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 43200.0)
+LAG = timedelta(minutes=10)
+"""By which the clock of a worker may lag behind another's without an end being missed."""
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
@@ -50,6 +52,8 @@ class Telemetry:
         )  # fmt: skip
         self.service = service
         self._until: datetime | None = None
+        self._ends: dict[tuple[str, int], datetime] = {}  # counted, as long as they come again
+        self._stages_of: dict[str, frozenset[str]] = {}  # counted, of jobs that may be retried
         self._lock = threading.Lock()
         self.registry.register(_Store(service, hub, version))
 
@@ -64,14 +68,33 @@ class Telemetry:
         return generate_latest(self.registry)
 
     def _count_ended(self) -> None:
-        """Add the jobs that ended since the last look; after a restart all that are kept."""
-        for ended, status, phases in ended_since(self.service.database, self._until):
-            self._until = ended
-            self.ended.labels(status).inc()
-            for phase in phases:
-                seconds = phase.get("seconds")
-                if isinstance(seconds, (int, float)) and not phase.get("cached"):
-                    self.stages.labels(str(phase.get("name"))).observe(seconds)
+        """Add the jobs that ended since the last look; after a restart all that are kept.
+
+        The ends are by the clocks of the workers, so some time before the last look is looked at
+        again: one that lags brings its ends late.
+        """
+        since = self._until and self._until - LAG
+        for job in ended_since(self.service.database, since):
+            if (job.job_id, job.attempt) not in self._ends:
+                self._ends[job.job_id, job.attempt] = job.at
+                self.ended.labels(job.status).inc()
+                self._count_stages(job)
+            self._until = max(self._until or job.at, job.at)
+        if self._until is not None:
+            oldest = self._until - LAG
+            self._ends = {key: at for key, at in self._ends.items() if at >= oldest}
+
+    def _count_stages(self, job: Ended) -> None:
+        """Add the stages of a job that were done since it was last counted, before a retry."""
+        counted = self._stages_of.pop(job.job_id, frozenset())
+        for phase in job.phases:
+            name, seconds = str(phase["name"]), phase.get("seconds")
+            if not isinstance(seconds, (int, float)) or phase.get("cached") or name in counted:
+                continue
+            counted |= {name}
+            self.stages.labels(name).observe(seconds)
+        if job.status != "succeeded":
+            self._stages_of[job.job_id] = counted
 
 
 class _Store(Collector):

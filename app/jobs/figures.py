@@ -1,5 +1,6 @@
 """What operators want to see of the jobs that ended, read in one query."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,19 +10,30 @@ from app.jobs.database import Database
 from app.jobs.tables import JOBS
 
 
-def ended_since(
-    database: Database, moment: datetime | None, *, limit: int = 10_000
-) -> list[tuple[datetime, str, list[dict[str, Any]]]]:
-    """Return (end, status, phases) of the jobs that ended after a moment, in order of their ends.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of one attempt at a job."""
+
+    job_id: str
+    attempt: int
+    at: datetime
+    status: str
+    phases: list[dict[str, Any]]
+    """As in `JobRecord`: those of earlier attempts that were complete, too."""
+
+
+def ended_since(database: Database, moment: datetime | None, *, limit: int = 10_000) -> list[Ended]:
+    """Return the jobs that ended at a moment or later, in order of their ends.
 
     Args:
         database: Of the service.
-        moment: Only later ends; None: all.
+        moment: No earlier ends; None: all.
         limit: At most so many.
     """
-    query = sa.select(JOBS.c.finished_at, JOBS.c.status, JOBS.c.phases)
+    columns = (JOBS.c.id, JOBS.c.attempt, JOBS.c.finished_at, JOBS.c.status, JOBS.c.phases)
+    query = sa.select(*columns)
     query = query.where(JOBS.c.finished_at.is_not(None)).order_by(JOBS.c.finished_at).limit(limit)
     if moment is not None:
-        query = query.where(JOBS.c.finished_at > moment)
+        query = query.where(JOBS.c.finished_at >= moment)
     with database.read() as connection:
-        return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+        return [Ended(*row) for row in connection.execute(query)]

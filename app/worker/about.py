@@ -4,17 +4,17 @@ The engine runs each stage in a thread of its own, and what happens there logs f
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_WORK: ContextVar[Mapping[str, str]] = ContextVar("work", default={})
+_WORK: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("work", default=())
 
 
 @contextmanager
 def about(job_id: str, stage: str | None = None) -> Iterator[None]:
     """Say what this thread is at, for the lines that it logs meanwhile."""
-    token = _WORK.set({"job_id": job_id} | ({"stage": stage} if stage else {}))
+    token = _WORK.set((("job_id", job_id), *([("stage", stage)] if stage else [])))
     try:
         yield
     finally:
@@ -23,7 +23,7 @@ def about(job_id: str, stage: str | None = None) -> Iterator[None]:
 
 def name_work(record: logging.LogRecord) -> bool:
     """Write job and stage into a record that does not say them itself; a filter of handlers."""
-    for name, value in _WORK.get().items():
+    for name, value in _WORK.get():
         if not hasattr(record, name):
             setattr(record, name, value)
     return True
