@@ -6,16 +6,22 @@ The request is a nested dict with the fields that the user set; everything else 
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distillery.data.config import DataConfig
+from distillery.data.sources.hub import pinned
 from distillery.data.sources.resolve import open_source
+from distillery.data.splits import assign_splits, settle_given
 from distillery.data.survey import survey
-from distillery.errors import ConfigError, DataError
+from distillery.errors import ConfigError
 from distillery.machine import Machine
 from distillery.models.class_rows import map_classes
 from generator.bases import describe_mapping
+from generator.checks import check_base, check_data, check_networks, check_parameterisation
 from generator.choose_base import BaseChoice, choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
@@ -42,21 +48,19 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
         ModelError: If a model is not there, or a base has rows for too few classes.
     """
     asked = from_dict(request)  # refuses unknown fields and wrong types before any work
-    ipc = asked.images_per_class
     look = look_at(asked.data)
-    if ipc > look.smallest_class:
-        raise DataError(
-            f"{ipc} images per class were asked for, but the smallest of the "
-            f"{len(look.class_names)} classes has only {look.smallest_class} training images: use "
-            f"--ipc {max(1, look.smallest_class // 2)} or less"
-        )
+    check_data(asked, look)
+    if look.revision is not None:  # so that the same images are had again
+        asked = replace(asked, data=pinned(asked.data, look.revision))
 
     def resolve(choice: BaseChoice) -> DistillConfig:
         return _resolve(request, asked, look, choice, machine)
 
     choice = choose_base(asked, look.survey, machine=machine, cache=cache, resolve=resolve)
+    check_base(asked, choice)
     config = resolve(choice)
-    _check_parameterisation(config, choice)
+    check_parameterisation(config, choice)
+    check_networks(config)
     check_vision_models(config, look.class_names)
     job_setting(config, len(look.class_names))  # refuses a protocol that the job cannot follow
     decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
@@ -84,27 +88,24 @@ def _resolve(
         is_digits=asked.data.dataset == "digits",
     )
     values = merge(merge(default_values(situation), choice.values), request)
-    found = {"base": {"reference": choice.reference, "revision": choice.revision}}
-    return from_dict(merge(values, found))
+    found = {
+        "base": {"reference": choice.reference, "revision": choice.revision},
+        "data": {"dataset": asked.data.dataset, "revision": asked.data.revision},
+    }
+    config: DistillConfig = from_dict(merge(values, found))
+    return config if config.horizontal_flip else _unmirrored(config)
 
 
-def _check_parameterisation(config: DistillConfig, choice: BaseChoice) -> None:
-    """Refuse a parameterisation of refine that this base or pool cannot give.
+def _unmirrored(config: DistillConfig) -> DistillConfig:
+    """Return a configuration none of whose classifiers sees mirrored images.
 
-    Raises:
-        ConfigError: If there is no autoencoder, or there are too few candidates to pack.
+    Judge, proxies, teacher and refinement augment as the student does.
     """
-    refine, oversample = config.refine, config.generate.oversample
-    if refine.enabled and refine.parameterisation == "latent" and choice.kind == "pixel":
-        raise ConfigError(
-            "refine.parameterisation latent needs a base with an autoencoder, but a pixel base "
-            "works on the images themselves: name a latent --base, or leave it at pixels"
-        )
-    if oversample is not None and oversample < refine.pictures_per_image:
-        raise ConfigError(
-            f"packed images hold {refine.pictures_per_image} pictures each, so "
-            f"generate.oversample must be {refine.pictures_per_image} or more, got {oversample}"
-        )
+    student = config.evaluate.student
+    if student.augmentation != "dsa":
+        return config
+    student = replace(student, augmentation="dsa-no-flip")
+    return replace(config, evaluate=replace(config.evaluate, student=student))
 
 
 def _device(asked: DistillConfig, machine: Machine) -> str:
@@ -126,7 +127,19 @@ def look_at(config: DataConfig) -> Look:
         share = 1.0 if given["train"] else 1 - config.test_fraction
         share *= 1.0 if given["validation"] else 1 - config.validation_fraction
         sizes = [int(per_class[label] * share) for label in range(len(source.class_names))]
-        return Look(survey(source), source.class_names, len(source.items), sum(sizes), min(sizes))
+        splits = [item.split for item in source.items]
+        settled, notes = settle_given(splits)
+        labels = np.array([item.label for item in source.items], np.int64)
+        train = assign_splits(labels, splits, config)["train"]
+        counts = np.bincount(labels[train], minlength=len(source.class_names))
+        fewest = int(counts.argmin())
+        return Look(
+            survey(source), source.class_names, len(source.items), sum(sizes), min(sizes),
+            notes=(*source.notes, *notes),
+            fewest_train=(source.class_names[fewest], int(counts[fewest])),
+            given_splits=frozenset(split for split in settled if split),
+            revision=source.revision,
+        )  # fmt: skip
 
 
 def merge(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +194,7 @@ def _class_decisions(look: Look, choice: BaseChoice) -> tuple[Decision, ...]:
 
 def _warnings(look: Look, choice: BaseChoice) -> tuple[str, ...]:
     """Return what a user should know before the run."""
-    found = list(choice.warnings)
+    found = [*choice.warnings, *look.notes]
     if look.survey.num_bad:
         found.append(
             f"{look.survey.num_bad} of {look.survey.num_bad + look.survey.num_read} images looked "

@@ -25,6 +25,14 @@ class Look:
     num_train: int
     """About how many images will be in the train split."""
     smallest_class: int
+    notes: tuple[str, ...] = ()
+    """What was left out or read in a way that could surprise, a sentence each."""
+    fewest_train: tuple[str, int] | None = None
+    """The class with the fewest training images once splits are drawn, and their number."""
+    given_splits: frozenset[str] = frozenset()
+    """Splits that the dataset brings along."""
+    revision: str | None = None
+    """Commit of a Hub dataset."""
 
 
 @dataclass(frozen=True, slots=True)

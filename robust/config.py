@@ -42,6 +42,8 @@ class ProxyConfig:
         """Refuse values that no proxy can use."""
         check_classifier_name(self.network)
         _check_tail(self.tail_fraction)
+        if not 0 < self.learning_rate < float("inf"):
+            raise ConfigError(f"proxy.learning_rate must be above 0, got {self.learning_rate}")
         check_counts("proxy", self, "num_steps", "batch_size", "num_clusters", "min_cluster_size")
 
 

@@ -7,6 +7,8 @@ from distillery.evaluation.protocols import find_protocol
 from distillery.evaluation.setting import Overrides
 from distillery.models.config import check_classifier_name
 
+AUGMENTATIONS = ("none", "affine", "dsa", "dsa-no-flip")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StudentConfig:
@@ -23,16 +25,24 @@ class StudentConfig:
     weight_decay: float = 0.01
     """Of AdamW."""
     augmentation: str = "affine"
-    """`none`, `affine` or `dsa`."""
+    """`none`, `affine`, `dsa`, or `dsa-no-flip` where a mirrored image is another."""
 
     def __post_init__(self) -> None:
         """Refuse values that no student can use."""
         check_classifier_name(self.network)
         if self.num_steps < 1 or self.batch_size < 1:
             raise ConfigError("a student needs num_steps and batch_size of 1 or more")
-        if self.augmentation not in ("none", "affine", "dsa"):
+        if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(
-                f"augmentation must be none, affine or dsa, got {self.augmentation!r}"
+                f"the learning_rate of a student must be above 0, got {self.learning_rate}"
+            )
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ConfigError(
+                f"the weight_decay of a student must be 0 or more, got {self.weight_decay}"
+            )
+        if self.augmentation not in AUGMENTATIONS:
+            raise ConfigError(
+                f"augmentation must be one of {', '.join(AUGMENTATIONS)}, got {self.augmentation!r}"
             )
 
 
@@ -59,8 +69,10 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no evaluation can use."""
-        if self.num_seeds < 1 or self.num_groups < 1:
-            raise ConfigError("evaluation needs num_seeds and num_groups of 1 or more")
+        if self.num_seeds < 1:
+            raise ConfigError(f"num_seeds (--students) must be 1 or more, got {self.num_seeds}")
+        if self.num_groups < 1:
+            raise ConfigError(f"evaluate.num_groups must be 1 or more, got {self.num_groups}")
         if self.protocol is not None:
             protocol = find_protocol(self.protocol)
             if protocol.task != "accuracy" or len(protocol.networks) > 1:

@@ -6,6 +6,7 @@ network is the same whatever ran before it. Shapes: N images, B batch, K classes
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,8 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 def augmentation_of(config: StudentConfig) -> AugmentConfig | None:
     """Return the augmentation that a recipe names, None for `none`."""
-    return {"none": None, "affine": AFFINE, "dsa": DSA}[config.augmentation]
+    named = {"none": None, "affine": AFFINE, "dsa": DSA, "dsa-no-flip": replace(DSA, flip=False)}
+    return named[config.augmentation]
 
 
 def cross_entropy_objective(labels: Tensor) -> Objective:

@@ -1,5 +1,6 @@
 """Plans: from a request to a complete configuration, with reasons, or a sentence why not."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from generator.pipeline import STAGES
 from generator.plan import look_at, make_plan, merge
 from generator.planned import Plan
 from generator.stage import stage_key
+from generator.stages.base import judge_recipe, settings
 
 
 def plan(cache: Path, **request: Any) -> Plan:
@@ -129,6 +131,98 @@ def test_what_cannot_be_run_is_refused_before_any_work(
     with pytest.raises(kind, match=message):
         make_plan(request_, cache=cache, machine=MACHINE)
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("field", ["base.reference", "select.features", "label.teacher"])
+def test_a_home_that_is_not_there_is_no_crash(cache: Path, field: str) -> None:
+    part, name = field.split(".")
+    with pytest.raises(ModelError, match="no (base|vision) model '~nosuchuser/x'"):
+        plan(cache, **{part: {name: "~nosuchuser/x"}})
+
+
+def test_the_same_words_in_another_folder_are_another_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = from_dict({"base": {"reference": "dit"}})
+    places = [tmp_path / "a", tmp_path / "b"]
+    seen = []
+    for place in places:
+        (place / "dit").mkdir(parents=True)
+        (place / "dit" / "weights").write_bytes(b"1")
+        os.utime(place / "dit" / "weights", ns=(0, 0))
+        monkeypatch.chdir(place)
+        seen.append(settings(config)["base"])
+    (places[1] / "dit" / "weights").write_bytes(b"2")  # as long, but written later
+    seen.append(settings(config)["base"])
+    assert seen[0] != seen[1] != seen[2] and seen[2] == settings(config)["base"]
+
+
+def test_no_mirroring_holds_for_every_network_that_looks_at_images(
+    photos: Path, cache: Path
+) -> None:
+    asked: dict[str, Any] = {"data": {"dataset": str(photos)}, "images_per_class": 3}
+    made = plan(cache, **asked, horizontal_flip=False).config
+    assert made.evaluate.student.augmentation == "dsa-no-flip"
+    assert judge_recipe(made).augmentation == "dsa-no-flip"
+    said = {"evaluate": {"student": {"augmentation": "dsa"}}}
+    made = plan(cache, **asked, **said, horizontal_flip=False).config
+    assert made.evaluate.student.augmentation == "dsa-no-flip"
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"data": {"test_fraction": 0.3}}, "data.test_fraction would be ignored"),
+        ({"data": {"revision": "main"}}, "data.revision 'main' would be ignored"),
+        ({"data": {"label_column": "y"}}, "data.label_column 'y' would be ignored"),
+        ({"base": {"reference": "pixel", "revision": "v1"}}, "--revision v1 would be ignored"),
+        ({"evaluate": {"student": {"network": "convnet-d9-w1"}}}, "use a depth of 3 or less"),
+        ({"proxy": {"network": "convnet-d4-w1"}}, "proxy.network convnet-d4-w1 does not fit"),
+        ({"proxy": {"learning_rate": -1}}, "proxy.learning_rate must be above 0, got -1"),
+        ({"evaluate": {"num_seeds": 0}}, r"\(--students\) must be 1 or more, got 0"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_late_is_refused(
+    cache: Path, request_: dict, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_plan(request_, cache=cache, machine=MACHINE)
+
+
+def test_a_class_that_is_too_small_to_train_is_refused_with_the_flag(
+    photos: Path, cache: Path
+) -> None:
+    for path in list((photos / "cat").iterdir())[3:]:
+        path.unlink()
+    asked = {"dataset": str(photos)}
+    with pytest.raises(DataError, match=r"'cat' has 1 .*--set data.min_images_per_class=1$"):
+        plan(cache, data=asked, images_per_class=1)
+    made = plan(cache, data={**asked, "min_images_per_class": 1}, images_per_class=1)
+    assert made.look.fewest_train == ("cat", 1)
+
+
+def test_notes_on_the_data_are_warnings_of_the_plan(photos: Path, cache: Path) -> None:
+    (photos / "empty").mkdir()
+    made = plan(cache, data={"dataset": str(photos)}, images_per_class=3)
+    assert "1 folders without images were left out: 'empty'" in made.warnings
+    assert not plan(cache).look.notes  # digits have nothing to tell
+
+
+def test_a_dataset_of_the_hub_is_pinned_to_its_commit(
+    photos: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = photos.rename(photos.with_name("0123abc"))
+    asked: list[str | None] = []
+
+    def found(repo_id: str, revision: str | None, allow_download: bool) -> Path:
+        asked.append(revision)
+        return snapshot
+
+    monkeypatch.setattr("distillery.data.sources.hub._snapshot", found)
+    config = plan(cache, data={"dataset": "org/photos@main"}, images_per_class=3).config
+    assert (config.data.dataset, config.data.revision) == ("org/photos", "0123abc")
+    look_at(config.data)
+    assert asked == ["main", "0123abc"]
 
 
 def test_merging_lays_fields_over_each_other() -> None:

@@ -41,6 +41,12 @@ def parse_hub_reference(reference: str, revision: str | None) -> tuple[str, str 
     return match["id"], match["revision"] or revision
 
 
+def pinned(config: DataConfig, commit: str) -> DataConfig:
+    """Return the configuration that reads a Hub dataset at this commit, whatever was named."""
+    parsed = parse_hub_reference(config.dataset, config.revision)
+    return replace(config, dataset=parsed[0] if parsed else config.dataset, revision=commit)
+
+
 def open_hub(repo_id: str, revision: str | None, config: DataConfig) -> Source:
     """Return a dataset of the Hub in Parquet files or class folders.
 
@@ -62,12 +68,22 @@ def open_hub(repo_id: str, revision: str | None, config: DataConfig) -> Source:
             reference=repo_id, boundary=repository,
         )  # fmt: skip
     else:
+        refuse_label_column(config)
         source = open_folder(
             folder, max_pixels=config.max_image_pixels, reference=repo_id,
             boundary=repository,
         )  # fmt: skip
     # a snapshot's folder is named by its commit
     return replace(source, kind="hub", revision=folder.name, licence=licence_of(folder))
+
+
+def refuse_label_column(config: DataConfig) -> None:
+    """Raise ConfigError if a column was named for a dataset that has none."""
+    if config.label_column is not None:
+        raise ConfigError(
+            f"data.label_column {config.label_column!r} would be ignored, because only Parquet "
+            "files have columns: leave it out"
+        )
 
 
 def licence_of(folder: Path) -> str | None:
@@ -116,7 +132,8 @@ def _snapshot(repo_id: str, revision: str | None, allow_download: bool) -> Path:
         reason = (
             "the Hub cannot be reached; check the connection"
             if allow_download
-            else "downloads are off; allow them (allow_download), or fetch it first with "
+            else "downloads are off; allow them with --download (data.allow_download), or fetch it "
+            "first with "
             f"'hf download --repo-type dataset {repo_id}'"
         )
         raise DataError(

@@ -8,11 +8,16 @@ from distillery.data.source import Source
 from distillery.data.sources.archive import open_archive
 from distillery.data.sources.digits import open_digits
 from distillery.data.sources.folder import open_folder
-from distillery.data.sources.hub import licence_of, open_hub, parse_hub_reference
+from distillery.data.sources.hub import (
+    licence_of,
+    open_hub,
+    parse_hub_reference,
+    refuse_label_column,
+)
 from distillery.data.sources.idx import idx_folder, open_idx
 from distillery.data.sources.parquet import open_parquet, parquet_files
 from distillery.data.sources.tensors import open_tensors
-from distillery.errors import DataError
+from distillery.errors import ConfigError, DataError
 
 UNDERSTOOD = (
     "'digits', a folder of class folders (with or without train/ and test/), a .zip or .tar "
@@ -28,15 +33,19 @@ def open_source(config: DataConfig) -> Source:
 
     Raises:
         DataError: If there is no such dataset, or it cannot be understood.
-        ConfigError: If two different revisions are named.
+        ConfigError: If two different revisions are named, or an option would be ignored.
     """
     if config.dataset == "digits":
+        _refuse_revision(config)
+        refuse_label_column(config)
         return open_digits()
     try:
         path = Path(config.dataset).expanduser().resolve()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError, RuntimeError):  # too long, a NUL inside, an unknown ~user
         is_folder = is_file = False
+    if is_folder or is_file:
+        _refuse_revision(config)
     try:
         if is_folder:
             return replace(_open_folder(path, config), licence=licence_of(path))
@@ -52,21 +61,33 @@ def open_source(config: DataConfig) -> Source:
     raise DataError(f"no dataset {config.dataset[:200]!r} was found; a dataset is {UNDERSTOOD}")
 
 
+def _refuse_revision(config: DataConfig) -> None:
+    """Raise ConfigError if a revision was named for what is no dataset of the Hub."""
+    if config.revision is not None:
+        raise ConfigError(
+            f"data.revision {config.revision!r} would be ignored, because the dataset is not one "
+            "of the Hub: leave it out"
+        )
+
+
 def _open_folder(path: Path, config: DataConfig) -> Source:
     """Tell idx files, Parquet files and class folders apart."""
     idx = idx_folder(path)
     if idx is not None:
+        refuse_label_column(config)
         return open_idx(idx, max_pixels=config.max_image_pixels, reference=path.name)
     if parquet_files(path):
         return open_parquet(
             path, max_pixels=config.max_image_pixels, label_column=config.label_column
         )
+    refuse_label_column(config)
     return open_folder(path, max_pixels=config.max_image_pixels)
 
 
 def _open_file(path: Path, config: DataConfig) -> Source:
     """Tell Parquet, safetensors and archives apart."""
     if path.suffix == ".safetensors":
+        refuse_label_column(config)
         return open_tensors(path, max_pixels=config.max_image_pixels)
     with open(path, "rb") as file:
         is_parquet = file.read(4) == b"PAR1"
@@ -74,4 +95,5 @@ def _open_file(path: Path, config: DataConfig) -> Source:
         return open_parquet(
             path, max_pixels=config.max_image_pixels, label_column=config.label_column
         )
+    refuse_label_column(config)
     return open_archive(path, max_pixels=config.max_image_pixels)

@@ -1,6 +1,7 @@
 """The training loop of every classifier: it learns, repeats, and says when it fails."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,17 @@ def test_weights_depend_on_the_seed_alone(task: tuple[torch.Tensor, torch.Tensor
 
     assert torch.equal(weights(1, 0), weights(1, 7))
     assert not torch.equal(weights(1, 0), weights(2, 0))
+
+
+def test_dsa_can_do_without_mirroring() -> None:
+    plain = augmentation_of(StudentConfig(augmentation="dsa-no-flip"))
+    assert plain == replace(DSA, flip=False) != DSA
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay"])
+def test_rates_that_no_optimiser_takes_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field} of a student must be .*, got -1"):
+        StudentConfig(**{field: -1.0})  # type: ignore[arg-type]
 
 
 def test_cross_entropy_is_of_the_batchs_own_labels() -> None:
@@ -147,7 +159,7 @@ def test_logits_do_not_depend_on_the_batch_size() -> None:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (StudentConfig, {"augmentation": "mixup"}, "must be none, affine or dsa, got 'mixup'"),
+        (StudentConfig, {"augmentation": "mixup"}, "must be one of none, .*, got 'mixup'"),
         (StudentConfig, {"num_steps": 0}, "1 or more"),
         (StudentConfig, {"batch_size": 0}, "1 or more"),
         (EvaluateConfig, {"num_seeds": 0}, "1 or more"),
