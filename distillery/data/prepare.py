@@ -22,7 +22,7 @@ import numpy as np
 from distillery.data.config import DataConfig
 from distillery.data.decode import to_array
 from distillery.data.inspection import inspect
-from distillery.data.source import Item, Source
+from distillery.data.source import Item, Source, failure_reason
 from distillery.data.splits import SPLITS, assign_splits, settle_given
 from distillery.data.tensorstream import ImageStream
 from distillery.errors import DataError
@@ -162,7 +162,7 @@ def _decode(chunk: Sequence[Item], shape: tuple[int, int, int]) -> list[np.ndarr
         except MemoryError:
             raise
         except Exception as error:  # decoders raise all sorts of things; the file is reported
-            results.append(str(error) or type(error).__name__)
+            results.append(failure_reason(error, item.name))
     return results
 
 

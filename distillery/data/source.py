@@ -4,6 +4,7 @@ Every kind of storage (see `sources`) becomes a `Source`; `prepare` knows nothin
 from strangers, so they are made valid text here and are never used as paths to write to.
 """
 
+import errno
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -72,6 +73,31 @@ class Source:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+OF_THE_MACHINE = frozenset(
+    {
+        errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR,
+        errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN,
+    }
+)  # fmt: skip
+"""Errors that say nothing of a file: a failing disk or share, too many open files, no memory."""
+
+
+def failure_reason(error: Exception, name: str) -> str:
+    """Return why an image cannot be used, without the folders of this machine.
+
+    Raises:
+        DataError: If it is not the file's fault: leaving it out would change the dataset.
+    """
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    if error.errno in OF_THE_MACHINE:
+        raise DataError(
+            f"{name!r} could not be read ({error.strerror}), which is no fault of the file: see to "
+            "the disk or share, open files and memory, then run the job again"
+        ) from error
+    return error.strerror
 
 
 def natural_key(name: str) -> tuple[tuple[tuple[bool, int, str], ...], str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distillery.data.decode import flatten
-from distillery.data.source import Item, Readable, Source
+from distillery.data.source import Item, Readable, Source, failure_reason
 from distillery.errors import DataError
 
 RUN_LENGTH = 16
@@ -39,7 +39,7 @@ def survey(source: Source, *, limit: int = 256) -> Survey:
             sides.append(_shorter_side(image))  # before a JPEG is decoded at reduced size
             gray = gray and not _has_colour(image)
         except Exception as error:  # any broken file; `prepare` names every one of them
-            bad.append(f"{item.name}: {error}")
+            bad.append(f"{item.name}: {failure_reason(error, item.name)}")
     if not sides:
         raise DataError(
             f"none of {len(bad)} images looked at in {source.reference!r} can be read; the first "

@@ -1,5 +1,8 @@
 """Whether a local dataset is still the one that was read: names, sizes and times of its files.
 
+The time of the last change of any kind (ctime) is among them: a broken file that is put back from a
+copy has the size and the time of its content, and so has one whose permissions were mended.
+
 A path says nothing of what lies there today, and `photos` is another folder elsewhere; reading
 every pixel to find out is what a cache is there to save.
 """
@@ -44,4 +47,4 @@ def _row(file: Path, root: Path) -> list[str | int]:
         facts = file.stat()
     except OSError:
         return [name]
-    return [name, facts.st_size, facts.st_mtime_ns]
+    return [name, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]

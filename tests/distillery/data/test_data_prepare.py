@@ -1,5 +1,6 @@
 """A prepared dataset: the same content gives the same bytes, broken files are named."""
 
+import errno
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,34 @@ def test_broken_files_are_named_and_do_not_change_the_fingerprint(tmp_path: Path
     facts = prepare(mixed, tmp_path / "mixed")
     assert facts["bad_files"] == [{"name": "0003-broken", "reason": "is cut short"}]
     assert facts["fingerprint"] == whole["fingerprint"]
+
+
+def failing(error: Exception) -> Source:
+    def read() -> np.ndarray:
+        raise error
+
+    broken = Item("0003-broken", 1, None, read)
+    items = [*make_source().items, broken]
+    return Source(kind="folder", reference="toy", class_names=("a", "b"), items=items)
+
+
+def test_the_reason_of_a_bad_file_names_no_folder_of_the_machine(tmp_path: Path) -> None:
+    gone = FileNotFoundError(errno.ENOENT, "No such file or directory", "/home/me/b/3.png")
+    facts = prepare(failing(gone), tmp_path / "out")
+    assert facts["bad_files"] == [{"name": "0003-broken", "reason": "No such file or directory"}]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM])
+def test_a_machine_that_cannot_read_stops_the_work_and_blames_no_file(
+    tmp_path: Path, number: int
+) -> None:
+    error = OSError(number, "Input/output error", "/home/me/b/3.png")
+    message = r"'0003-broken' could not be read \(Input/output error\).*run the job again"
+    with pytest.raises(DataError, match=message):
+        prepare(failing(error), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    with pytest.raises(DataError, match=message):
+        survey(failing(error))
 
 
 def test_listing_order_has_no_influence_but_every_fact_of_the_data_has(tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ def test_the_stamp_stays_until_a_file_comes_goes_or_changes(photos: Path) -> Non
     assert source_stamp(str(photos)) == stamps[0]
 
 
+def test_a_file_put_back_with_its_old_size_and_time_is_another_one(photos: Path) -> None:
+    file = photos / "a" / "1.png"
+    stamp, before = source_stamp(str(photos)), file.stat()
+    file.write_bytes(b"y")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns and source_stamp(str(photos)) != stamp
+
+
 def test_where_the_folder_lies_and_hidden_files_do_not_count(
     photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
