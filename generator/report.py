@@ -1,6 +1,7 @@
 """The report of a job: what was asked and done, how good it is, and what each stage gained."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from distillery.bundle.schema import Origin
@@ -131,7 +132,7 @@ def _protocol(context: Context) -> dict[str, Any]:
 
 def _stage_warnings(context: Context) -> list[str]:
     """Return what went other than planned."""
-    found = []
+    found = data_warnings(Dataset.load(context.inputs["prepare"]).facts)
     if not context.facts("score")["proxy_is_sound"]:
         found.append("the proxy was below its accuracy floor, so nothing was selected by it")
     pictures = context.config.refine.pictures_per_image
@@ -145,6 +146,39 @@ def _stage_warnings(context: Context) -> list[str]:
         for why in context.facts("finetune").get("stopped", [])
     ]
     return found
+
+
+def data_warnings(facts: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know of the data: leaked and repeated images, and its notes."""
+    found = []
+    for split, finding in facts["leakage"].items():
+        if finding["count"]:
+            found.append(
+                f"{_images(finding['count'], split)} also in the train split{_other(finding)}, "
+                "which makes accuracies look better than they are"
+            )
+    if facts["duplicates"]["count"]:
+        number = facts["duplicates"]["count"]
+        what = (
+            "image of the train split repeats"
+            if number == 1
+            else "images of the train split repeat"
+        )
+        found.append(f"{number} {what} another one{_other(facts['duplicates'])}")
+    return [*found, *facts["notes"]]
+
+
+def _images(number: int, split: str) -> str:
+    return (
+        f"1 image of the {split} split is"
+        if number == 1
+        else f"{number} images of the {split} split are"
+    )
+
+
+def _other(finding: Mapping[str, Any]) -> str:
+    """Return how many images of a finding have another label than what they repeat."""
+    return f" ({finding['other_label']} with another label)" if finding["other_label"] else ""
 
 
 def _main_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -176,9 +210,10 @@ def _effect(what: str, before: dict, after: dict, without: str, with_: str) -> d
     a, b = before["accuracy"], after["accuracy"]
     gain = b["mean"] - a["mean"]
     error = math.sqrt(a["std"] ** 2 / len(a["runs"]) + b["std"] ** 2 / len(b["runs"]))
+    num_students = min(len(a["runs"]), len(b["runs"]))
     text = f"{100 * gain:+.1f} points (standard error {100 * error:.1f})"
-    if len(a["runs"]) < 2:
-        verdict = f"{text}: one student says nothing of the noise"
+    if num_students < 2:
+        verdict = f"{100 * gain:+.1f} points: one student says nothing of the noise"
     elif gain > 2 * error:
         verdict = f"{text}: it helps"
     elif gain < -2 * error:
@@ -191,6 +226,7 @@ def _effect(what: str, before: dict, after: dict, without: str, with_: str) -> d
         "metric": "accuracy",
         "gain": gain,
         "standard_error": error,
+        "num_students": num_students,
         "verdict": verdict,
     }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.cli.console import clean
-from app.cli.results import figure, result_table
+from app.cli.results import figure, show_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +54,7 @@ def show_evaluation(console: "Console", found: dict[str, Any], result: Path | No
         rows = found["results"][kind]
         if rows:
             console.print()
-            console.print(result_table(rows, f"Trained on {kind} labels"))
+            show_table(console, rows, f"Trained on {kind} labels")
             _show_best(console, rows)
     for text in [*protocol["deviations"], *found["notes"]]:
         console.print(Text(f"  ! {clean(text)}", style="yellow"))

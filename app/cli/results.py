@@ -66,17 +66,27 @@ def show_result(console: "Console", bundle: Path, report: dict[str, Any]) -> Non
         console.print(Text(clean(f"Protocol {protocol['name']}: {protocol['notes']}"), "dim"))
     console.print()
     if report["results"]["hard"]:
-        console.print(result_table(report["results"]["hard"], "Trained on hard labels"))
+        show_table(console, report["results"]["hard"], "Trained on hard labels")
     if report["results"]["soft"]:
         console.print()
-        console.print(result_table(report["results"]["soft"], "Trained on soft labels"))
+        show_table(console, report["results"]["soft"], "Trained on soft labels")
     if report["fallback"]:
         console.print(Text(f"Not what was asked for: {report['fallback']['reason']}", "yellow"))
+    for text in report["warnings"]:
+        console.print(Text(f"  ! {clean(text)}", "yellow"))
     if report["stage_effects"]:
         console.print()
         show_effects(console, report["stage_effects"])
     console.print()
     show_paths(console, bundle)
+
+
+def show_table(console: "Console", rows: list[dict[str, Any]], title: str) -> None:
+    """Print a table of results, and which figure the test split was too small for."""
+    console.print(result_table(rows, title))
+    # the groups are those of the test split: a figure is there for every row, or for none
+    if any("cluster_min" in row and row["cluster_min"] is None for row in rows):
+        console.print("  worst group: not enough data, no group has test images enough")
 
 
 def result_table(rows: list[dict[str, Any]], title: str) -> "Table":
@@ -86,7 +96,7 @@ def result_table(rows: list[dict[str, Any]], title: str) -> "Table":
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column(f"\n  {title}", width=LABEL_WIDTH + 2, overflow="fold")
-    present = [(head, key) for head, key in COLUMNS if any(key in row for row in rows)]
+    present = [(head, key) for head, key in COLUMNS if any(row.get(key) for row in rows)]
     for head, _ in present:
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for row in rows:

@@ -86,10 +86,10 @@ def _comparison(
     """Return our set and its controls, best first, with the figures beside the accuracy."""
     if not rows:
         return None
-    columns = [(key, name) for key, name in EXTRA if any(row.get(key) for row in rows)]
+    columns = [(key, name) for key, name in EXTRA if any(key in row for row in rows)]
     ours, others = report_view.split_rows(rows)
     ordered = ([ours] if ours else []) + others + ([full_data] if full_data else [])
-    extras = [tuple(report_view.mean_std(row.get(key)) for key, _ in columns) for row in ordered]
+    extras = [tuple(report_view.figure(row, key) for key, _ in columns) for row in ordered]
     return _chart(
         report_view.accuracy_lanes(rows, full_data), [name for _, name in columns], extras
     )

@@ -127,8 +127,7 @@ def _introduction(dataset: DistilledDataset, source: str) -> str:
     noun, made = _MADE[dataset.origin]
     return (
         f"{_count(len(dataset), noun)} ({height} x {width}, {colour}) in {classes}, "
-        f"{made} {plain(source)}: few enough to train a network in seconds.\n"
-        + _packing(dataset)
+        f"{made} {plain(source)}: few enough to train a network in seconds.\n" + _packing(dataset)
     )
 
 
@@ -181,8 +180,9 @@ def _results(facts: Mapping[str, Any]) -> str:
         return ""
     protocol = facts.get("protocol") or {}
     student = plain(str(protocol.get("student", "a small network")))
-    about = f"Test-split accuracy of {student}, mean ± standard deviation over "
-    about += f"{_count(int(protocol.get('num_seeds', 1)), 'run')}; more in `report.html`.\n"
+    count = int(protocol.get("num_seeds", 1))
+    over = f"mean ± standard deviation over {count} runs" if count > 1 else "of one run"
+    about = f"Test-split accuracy of {student}, {over}; more in `report.html`.\n"
     verdicts = [
         f"- {plain(effect['stage'])}: {plain(effect['verdict'], longest=300)}"
         for effect in facts.get("stage_effects") or []
@@ -195,8 +195,8 @@ def _result_row(row: Mapping[str, Any]) -> str:
     label = f"**{label}**" if row.get("is_ours") else label
     number = row.get("images_per_class")
     accuracy = row["accuracy"]
-    value = f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f} %"
-    return f"| {label} | {number or 'all'} | {value} |"
+    spread = f" ± {100 * accuracy['std']:.1f}" if len(accuracy["runs"]) > 1 else ""
+    return f"| {label} | {number or 'all'} | {100 * accuracy['mean']:.1f}{spread} % |"
 
 
 def _classes(classes: Sequence[str]) -> str:

@@ -41,6 +41,7 @@ def report_html(report: dict[str, Any], *, preview_png: bytes) -> str:
             report=_with_defaults(report),
             description=report_view.description(dataset),
             head=report_view.headline(report),
+            repeats=report_view.repeats(dataset),
             images_are=report_view.images_are(report),
             effects=report_view.stage_effects(report),
             tables=[
@@ -68,6 +69,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "percent": report_view.percent,
         "mean_std": report_view.mean_std,
+        "figure": report_view.figure,
         "duration": report_view.duration,
         "count": report_view.count,
     }
@@ -111,7 +113,7 @@ def _table(
             ("blur", "blur"),
             ("invert", "inverted"),
         )
-        if any(row.get(key) for row in ordered)
+        if any(key in row for row in ordered)
     ]
     return {
         "title": title,

@@ -23,9 +23,20 @@ def mean_std(statistic: Row | None) -> str:
     """Return mean and standard deviation in percent (the sign left out), or a dash."""
     if statistic is None or statistic.get("mean") is None:
         return "\N{EN DASH}"
-    std = statistic.get("std")
+    std = spread_of(statistic)
     spread = "" if std is None else f" \N{PLUS-MINUS SIGN} {100 * std:.1f}"
     return f"{100 * statistic['mean']:.1f}{spread}"
+
+
+def spread_of(statistic: Row) -> float | None:
+    """Return the standard deviation, None of a single run: one has no spread."""
+    runs = statistic.get("runs")
+    return None if runs is not None and len(runs) < 2 else statistic.get("std")
+
+
+def figure(row: Row, key: str) -> str:
+    """Return a figure of a row as `mean_std` does; one without enough test images says so."""
+    return "not enough data" if key in row and row[key] is None else mean_std(row.get(key))
 
 
 def points(difference: float) -> str:
@@ -82,7 +93,7 @@ def headline(report: Row) -> dict[str, Any] | None:
     return {
         "kind": kind,
         "mean": percent(accuracy["mean"]),
-        "std": None if accuracy.get("std") is None else f"{100 * accuracy['std']:.1f}",
+        "std": None if spread_of(accuracy) is None else f"{100 * accuracy['std']:.1f}",
         "num_runs": len(accuracy.get("runs") or ()),
         "num_images": num_images,
         "images_per_class": ours.get("images_per_class"),
@@ -117,6 +128,27 @@ def images_are(report: Row) -> str:
     }.get(origin, "The images are synthetic.")
 
 
+def repeats(dataset: Row) -> list[tuple[str, str]]:
+    """Return (what, how many) of images that occur more than once (`data.inspection`)."""
+    rows = []
+    if dataset.get("duplicates"):
+        rows.append(("exact duplicates", _found(dataset["duplicates"])))
+    leakage = dataset.get("leakage") or {}
+    if leakage:
+        parts = [f"{split} {_found(finding, none='0')}" for split, finding in leakage.items()]
+        is_clean = not any(finding["count"] for finding in leakage.values())
+        rows.append(("train images in other splits", "none" if is_clean else ", ".join(parts)))
+    return rows
+
+
+def _found(finding: Row, *, none: str = "none") -> str:
+    """Return the number of images in a finding, and how many of them have another label."""
+    if not finding["count"]:
+        return none
+    other = finding.get("other_label")
+    return f"{finding['count']:,}" + (f" ({other:,} with another label)" if other else "")
+
+
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, thousands apart."""
     plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
@@ -125,8 +157,11 @@ def count(number: int, noun: str) -> str:
 
 def _comparison(what: str, ours: Row, row: Row) -> dict[str, str]:
     difference = ours["mean"] - row["accuracy"]["mean"]
-    mood = tone(difference, standard_error(ours, row["accuracy"]))
-    words = {"good": "above", "bad": "below", "flat": "no clear difference to"}[mood]
+    if min(len(side.get("runs") or ()) for side in (ours, row["accuracy"])) < 2:
+        mood, words = "flat", "one student, against"  # says nothing of the noise
+    else:
+        mood = tone(difference, standard_error(ours, row["accuracy"]))
+        words = {"good": "above", "bad": "below", "flat": "no clear difference to"}[mood]
     return {
         "what": what,
         "label": row.get("label") or row["name"],
@@ -141,23 +176,29 @@ def stage_effects(report: Row) -> dict[str, Any]:
     """Return the stages with what each was worth, and one sentence on those worth nothing."""
     rows = []
     for effect in report.get("stage_effects") or []:
-        mood = tone(effect["gain"], effect.get("standard_error") or 0.0)
+        is_single = effect.get("num_students", 2) < 2
+        error = effect.get("standard_error") or 0.0
+        mood = "flat" if is_single else tone(effect["gain"], error)
+        word = {"good": "helped", "bad": "hurt", "flat": "no clear effect"}[mood]
         rows.append(
             {
                 **effect,
                 "points": points(effect["gain"]),
-                "error": f"{100 * (effect.get('standard_error') or 0.0):.1f}",
+                "error": None if is_single else f"{100 * error:.1f}",
                 "tone": mood,
-                "word": {"good": "helped", "bad": "hurt", "flat": "no clear effect"}[mood],
+                "word": "one student" if is_single else word,
             }
         )
-    useless = [str(row["stage"]) for row in rows if row["tone"] == "flat"]
+    single = [str(row["stage"]) for row in rows if row["word"] == "one student"]
+    useless = [str(row["stage"]) for row in rows if row["word"] == "no clear effect"]
     harmful = [str(row["stage"]) for row in rows if row["tone"] == "bad"]
     sentences = []
     if harmful:
         sentences.append(f"Made it worse: {', '.join(harmful)}.")
     if useless:
         sentences.append(f"No measurable gain: {', '.join(useless)}.")
+    if single:
+        sentences.append(f"One student of each set says nothing of the noise: {', '.join(single)}.")
     if rows and not sentences:
         every = "The one stage compared" if len(rows) == 1 else f"All {len(rows)} stages compared"
         sentences.append(f"{every} brought a measurable gain.")
@@ -178,7 +219,7 @@ def _lane(row: Row, *, is_ours: bool = False) -> Lane:
     return Lane(
         label=str(row.get("label") or row["name"]),
         mean=accuracy["mean"],
-        std=accuracy.get("std"),
+        std=spread_of(accuracy),
         runs=tuple(accuracy.get("runs") or ()),
         is_ours=is_ours,
     )

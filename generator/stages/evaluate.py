@@ -65,9 +65,12 @@ def run(context: Context) -> StageOutput:
     }
     write_json(context.folder / RESULTS, rows)
     ours = (rows["hard"] or rows["soft"])[0]["accuracy"]
+    count = config.evaluate.num_seeds
+    spread = (
+        f" +- {100 * ours['std']:.1f} % over {count} students" if count > 1 else " %, 1 student"
+    )
     return StageOutput(
-        f"accuracy {100 * ours['mean']:.1f} +- {100 * ours['std']:.1f} % over "
-        f"{config.evaluate.num_seeds} students, {len(every) - 1} controls beside it"
+        f"accuracy {100 * ours['mean']:.1f}{spread}, {len(every) - 1} controls beside it"
     )
 
 

@@ -42,6 +42,8 @@ def run(context: Context) -> StageOutput:
     if facts["bad_files"]:
         first = facts["bad_files"][0]
         summary += f"; {len(facts['bad_files'])} bad files left out, first {first['name']}"
+    summary = "; ".join([summary, *facts["notes"]])
+    summary += "".join(f"; {note}" for note in facts["notes"])
     return StageOutput(
         summary, {"fingerprint": facts["fingerprint"], "counts": counts}, facts["fingerprint"]
     )

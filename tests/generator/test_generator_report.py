@@ -10,7 +10,7 @@ from distillery.bundle.read import read_bundle
 from distillery.files import read_json, write_json
 from distillery.progress import ignore_progress
 from generator.config import DistillConfig, RefineConfig
-from generator.report import fallback_of, image_origin, stage_effects
+from generator.report import data_warnings, fallback_of, image_origin, stage_effects
 from generator.stage import Context
 
 
@@ -42,7 +42,10 @@ def test_the_error_is_that_of_a_difference_of_means_by_hand() -> None:
 
 def test_one_student_proves_nothing() -> None:
     effect = stage_effects({"hard": [row("ours", 0.9), row("selected", 0.1)], "soft": []})[0]
-    assert effect["verdict"].endswith("one student says nothing of the noise")
+    assert effect["verdict"] == "+80.0 points: one student says nothing of the noise"
+    assert effect["num_students"] == 1
+    sides = {"hard": [row("ours", 0.9), row("selected", 0.1, 0.2)], "soft": []}
+    assert stage_effects(sides)[0]["num_students"] == 1
 
 
 def test_soft_labels_are_held_against_hard_ones() -> None:
@@ -91,6 +94,25 @@ def test_real_images_are_called_refined_only_where_they_are(
     assert (found is None) == (reason is None)
     if reason is not None and found is not None:
         assert reason in found["reason"] and found["origin"] == origin
+
+
+def test_leaked_and_repeated_images_and_notes_are_warnings() -> None:
+    def finding(count: int, other_label: int = 0) -> dict[str, Any]:
+        return {"count": count, "other_label": other_label, "names": []}
+
+    facts = {
+        "duplicates": finding(1),
+        "leakage": {"validation": finding(0), "test": finding(3, other_label=2)},
+        "notes": ["the class folder 'empty' holds no images and was left out"],
+    }
+    assert data_warnings(facts) == [
+        "3 images of the test split are also in the train split (2 with another label), which "
+        "makes accuracies look better than they are",
+        "1 image of the train split repeats another one",
+        "the class folder 'empty' holds no images and was left out",
+    ]
+    clean = {"validation": finding(0), "test": finding(0)}
+    assert data_warnings({"duplicates": finding(0), "leakage": clean, "notes": []}) == []
 
 
 def test_a_fallback_without_fine_tuning_does_not_credit_the_selection_of_samples() -> None:

@@ -27,7 +27,7 @@ def front_matter(card: str) -> dict[str, Any]:
 
 
 def row(name: str, label: str, mean: float, **fields: Any) -> dict[str, Any]:
-    accuracy = {"mean": mean, "std": 0.004, "runs": [mean]}
+    accuracy = {"mean": mean, "std": 0.004, "runs": [mean, mean]}
     return {"name": name, "label": label, "images_per_class": 3, "accuracy": accuracy, **fields}
 
 
@@ -58,6 +58,17 @@ def test_the_card_carries_the_numbers_with_their_protocol(dataset: DistilledData
     assert matter["source_datasets"] == ["org/birds"]
     assert matter["size_categories"] == ["n<1K"]
     assert matter["configs"][0]["data_files"][0]["path"] == "data/train-*.parquet"
+
+
+def test_one_student_has_no_spread_in_the_card(dataset: DistilledDataset) -> None:
+    one = {"mean": 0.9, "std": 0.0, "runs": [0.9]}
+    report = {
+        "protocol": {"student": "convnet-d3", "num_seeds": 1},
+        "results": {"hard": [row("ours", "this set", 0.9, accuracy=one)]},
+    }
+    card = card_text(dataset, report)
+    assert "| this set | 3 | 90.0 % |" in card
+    assert "accuracy of convnet-d3, of one run;" in card and "±" not in card
 
 
 def test_a_card_without_a_report_promises_no_numbers(dataset: DistilledDataset) -> None:

@@ -25,6 +25,11 @@ def statistic(mean: float, std: float = 0.003, num_runs: int = 5) -> dict[str, A
     return {"mean": mean, "std": std, "runs": runs[:num_runs]}
 
 
+def finding(count: int, other_label: int = 0) -> dict[str, Any]:
+    """What `distillery.data.inspection` says of repeated images."""
+    return {"count": count, "other_label": other_label, "names": [["b.png", "a.png"]] * count}
+
+
 def row(name: str, mean: float, **fields: Any) -> dict[str, Any]:
     values = {
         "name": name,
@@ -59,8 +64,8 @@ def make_report(**changes: Any) -> dict[str, Any]:
             "image_size": 8,
             "channels": 1,
             "bad_files": [{"name": "a.png", "reason": "cut short"}],
-            "duplicates": {"count": 3},
-            "leakage": {"test": 0},
+            "duplicates": finding(3, other_label=1),
+            "leakage": {"validation": finding(0), "test": finding(5)},
             "fingerprint": "ab" * 32,
         },
         "config": {"seed": 0},
@@ -162,9 +167,59 @@ def test_a_difference_within_the_noise_is_called_none() -> None:
     assert "No clear difference to best control +1.0 points" in text
 
 
+def test_one_student_draws_no_verdict() -> None:
+    """Neither a comparison nor a stage is good or bad, and nothing has a spread."""
+    one = [
+        row("distilled", 0.90, is_ours=True, accuracy=statistic(0.90, std=0.0, num_runs=1)),
+        row("random-real", 0.95, accuracy=statistic(0.95, std=0.0, num_runs=1)),
+    ]
+    effect = {
+        "stage": "refinement", "compared": ["a", "b"], "metric": "accuracy", "gain": -0.05,
+        "standard_error": 0.0, "num_students": 1, "verdict": "one student says nothing",
+    }  # fmt: skip
+    report = make_report(results={"hard": one, "soft": []}, stage_effects=[effect], full_data=None)
+    head, effects = report_view.headline(report), report_view.stage_effects(report)
+    assert head is not None and head["std"] is None
+    (found,) = head["comparisons"]
+    assert (found["tone"], found["words"]) == ("flat", "one student, against")
+    assert "±" not in found["accuracy"]
+    assert (effects["rows"][0]["tone"], effects["rows"][0]["word"]) == ("flat", "one student")
+    assert effects["sentence"] == "One student of each set says nothing of the noise: refinement."
+    assert report_view.accuracy_lanes(one, None)[0].std is None
+    text = Page(report_html(report, preview_png=PNG)).text
+    for claim in ("Made it worse", "Below", "± 0.0", "hurt", "No measurable gain"):
+        assert claim not in text, claim
+
+
+def test_two_students_on_one_side_only_draw_no_verdict() -> None:
+    rows = [
+        row("distilled", 0.90, is_ours=True),
+        row("random-real", 0.95, accuracy=statistic(0.95, std=0.0, num_runs=1)),
+    ]
+    head = report_view.headline(make_report(results={"hard": rows, "soft": []}))
+    assert head is not None and head["comparisons"][0]["tone"] == "flat"
+
+
+def test_a_weakest_group_without_enough_data_says_so() -> None:
+    table = page().text
+    table = table[table.index("trained on") : table.index("Weakest group:")]
+    assert "weakest group, %" in table and table.count("not enough data") == 4
+    assert report_view.figure({"accuracy": None}, "cluster_min") == "\N{EN DASH}"
+
+
 def test_a_set_that_loses_to_a_control_says_so() -> None:
     losing = [row("distilled", 0.90, is_ours=True), row("random-real", 0.95)]
     assert "Below best control \N{MINUS SIGN}5.0 points" in page(results={"hard": losing}).text
+
+
+def test_repeated_and_leaked_images_are_counted() -> None:
+    text = page().text
+    assert "exact duplicates 3 (1 with another label)" in text
+    assert "train images in other splits validation 0, test 5" in text
+    data = make_report()["dataset"]
+    none = {"validation": finding(0), "test": finding(0)}
+    text = page(dataset={**data, "duplicates": finding(0), "leakage": none}).text
+    assert "exact duplicates none" in text and "in other splits none" in text
 
 
 def test_small_groups_have_no_number_and_come_last() -> None:
