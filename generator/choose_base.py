@@ -22,6 +22,10 @@ from generator.stage import RECORD, Finished, stage_key
 PUBLISHED = "facebook/DiT-XL-2-256"
 SMALLEST_FOR_LATENT = 64
 """Images below this size gain nothing from a 256 px base."""
+ASKED_FOR = ".asked-for"
+"""In the folder of a base that `pretrain` was asked for, which runs take however short it was."""
+LARGEST_PIXEL_SIZE = 64
+"""A pixel DiT beyond this size is trained against advice."""
 LATENT_GPU_BYTES = 12 * 2**30
 """What fine-tuning DiT-XL/2 with DiffFit at batch 8 needs on a GPU, with some room."""
 
@@ -87,6 +91,11 @@ def choose_base(
             f"a pixel DiT of {size} px seldom learns photographs: its samples may fail the "
             "fidelity check, and the run then refines real images; name a pretrained DiT "
             f"pipeline with --base (for example --base {PUBLISHED} --download) for more",
+        )
+    if size > LARGEST_PIXEL_SIZE:
+        warnings += (
+            f"training a pixel DiT of {size} px takes hours to days: leave --image-size open, or "
+            "name a DiT pipeline with --base",
         )
     reason = (
         "asked for"
@@ -156,12 +165,14 @@ def _cached(
     if not record.exists():
         return None
     prepared = Finished(PREPARE.name, record.parent, read_json(record), True)
-    found = [read_json(path)["settings"]["base"] for path in cache.glob(f"base-*/{RECORD}")]
-    own = [base["pretrain"] for base in found if base["reference"] == "pixel"]
-    own = [values for values in own if values["base_seed"] == asked.base.pretrain.base_seed]
+    own = [
+        base["pretrain"]
+        for path in cache.glob(f"base-*/{RECORD}")
+        if (base := read_json(path)["settings"]["base"])["reference"] == "pixel"
+        and base["pretrain"]["base_seed"] == asked.base.pretrain.base_seed
+        and (asked.preset == "smoke" or _is_for_full_jobs(base["pretrain"], path.parent))
+    ]
     for pretrain in sorted(own, key=lambda values: -values["num_steps"]):
-        if asked.preset != "smoke" and pretrain["num_steps"] < 500:
-            return None  # what a smoke run left behind
         choice = BaseChoice(
             kind="pixel", reference="pixel", name=f"small pixel DiT at {size} px, from the cache",
             reason=f"it was trained on the same images ({pretrain['num_steps']} steps)",
@@ -173,6 +184,11 @@ def _cached(
         if (cache / f"{BASE.name}-{key[:16]}" / RECORD).exists():
             return choice
     return None
+
+
+def _is_for_full_jobs(pretrain: Mapping[str, Any], folder: Path) -> bool:
+    """Say whether a cached base is more than what a smoke run left behind."""
+    return pretrain["num_steps"] >= 500 or (folder / ASKED_FOR).exists()
 
 
 def _published(asked: DistillConfig, survey: Any, machine: Machine) -> BaseChoice | None:

@@ -130,6 +130,12 @@ def measure_speeds(
         )  # fmt: skip
         return replace(analytic, classifier_basis=classifier_basis)
     dit = PixelDiTConfig.for_images(size, channels, num_classes)
+    if 3 * dit.flops_per_image() > pricing.CALIBRATION_FLOPS:  # one image alone takes too long
+        analytic = pricing.analytic_speeds(
+            base.transformer, None, size, flops_per_s=pricing.NOMINAL_DIT_FLOPS,
+            classifier=classifier, basis="operations over the rate of a nominal machine",
+        )  # fmt: skip
+        return replace(analytic, classifier_basis=classifier_basis)
     train, forward = pricing.measure_dit(dit, config.base.pretrain.batch_size)
     return Speeds(
         dit_train=train, dit_forward=forward, classifier=classifier, spread=1.5,

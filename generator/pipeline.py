@@ -23,7 +23,7 @@ from distillery.progress import OnProgress
 from generator.config import DistillConfig, from_dict, to_dict
 from generator.notes import note_stage
 from generator.planned import Plan
-from generator.stage import Finished, Stage, run_stage
+from generator.stage import RECORD, Finished, Stage, run_stage
 from generator.stages import (
     base,
     bundle,
@@ -61,8 +61,15 @@ def request_digest(request: Mapping[str, Any]) -> str:
     return digest_json(dict(request))
 
 
-def stored_job(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+def stored_job(
+    folder: Path, request: Mapping[str, Any], *, may_replace: bool = False
+) -> dict[str, Any] | None:
     """Return the job that a folder holds, None for a new folder.
+
+    Args:
+        folder: Of the job.
+        request: What the user asked for.
+        may_replace: Also None for another job that has done nothing of its own yet.
 
     Raises:
         JobError: If the folder holds another job, or files that are not ours.
@@ -88,11 +95,26 @@ def stored_job(folder: Path, request: Mapping[str, Any]) -> dict[str, Any] | Non
             "nothing was changed"
         )
     if job["request_digest"] != request_digest(request):
+        if may_replace and not _has_begun(folder):
+            return None
         raise JobError(
             f"{folder} holds another job ({_describe(job.get('request', {}))}): name a new folder "
             "with --out, or repeat that job's options to continue it"
         )
     return job
+
+
+def _has_begun(folder: Path) -> bool:
+    """Say whether a job has a complete stage of its own, a bundle, or a process at work."""
+    if (folder / "bundle").exists() or any((folder / "stages").glob(f"*/{RECORD}")):
+        return True
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def _describe(request: Mapping[str, Any]) -> str:
@@ -235,7 +257,7 @@ def _check_size(prepared: Finished, config: DistillConfig) -> None:
 def _publish(source: Path, target: Path) -> Path:
     """Give the bundle its place in the job folder, as links to the stage's files where it can."""
     sums = _sums(source)
-    if target.exists() and _sums(target) == sums:
+    if is_whole(target) and _sums(target) == sums:
         return target
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -253,6 +275,12 @@ def _publish(source: Path, target: Path) -> Path:
     else:
         os.rename(partial, target)
     return target
+
+
+def is_whole(folder: Path) -> bool:
+    """Say whether every file that a bundle folder's checksums name is there."""
+    rows = [row.split("  ", 1) for row in _sums(folder).decode().splitlines()]
+    return bool(rows) and all((folder / name).is_file() for _, name in rows)
 
 
 def _sums(folder: Path) -> bytes:

@@ -15,6 +15,7 @@ from app.cli.display import write_event
 from app.cli.remote import connect
 from app.settings import Settings, read_settings
 from distillery.errors import BundleError, ServiceError
+from distillery.files import expand_user
 from distillery.progress import OnProgress, ignore_progress
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def download_verb(
     from distillery.client.jobs import BUNDLE_NAME
 
     settings = read_settings()
-    target = (folder or Path(job)).expanduser()
+    target = expand_user(folder or Path(job))
     with connect(settings) as client:
         found = client.jobs.get(job)
         if found.status != "succeeded":

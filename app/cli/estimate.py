@@ -11,6 +11,7 @@ from app.cli.display import write_event
 from app.cli.local import start_local
 from app.cli.options import RequestOptions, default_folder, request_of, with_request
 from app.settings import read_settings
+from distillery.files import expand_user
 
 
 def verb(
@@ -32,7 +33,8 @@ def verb(
     """
     settings, asked = read_settings(), request_of(request)
     start_local()
-    plan, estimate = planning.make(asked, settings, out_folder or default_folder(asked))
+    folder = expand_user(out_folder) if out_folder else default_folder(asked)
+    plan, estimate = planning.make(asked, settings, folder)
     if as_json:
         write_event("estimate", planning.plan_event(plan, estimate))
         return

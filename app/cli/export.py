@@ -12,6 +12,7 @@ from app.cli.verify import PathArgument
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
 from distillery.errors import ConfigError
+from distillery.files import expand_user
 
 
 def export_verb(
@@ -39,7 +40,7 @@ def export_verb(
     settings = read_settings()
     if to == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError("Parquet needs pyarrow, which is not installed: pip install pyarrow")
-    data, target = read_bundle(path.expanduser()), target.expanduser()
+    data, target = read_bundle(expand_user(path)), expand_user(target)
     (export_imagefolder if to == "imagefolder" else export_parquet)(data, target)
     text = f"{len(data)} images"
     if data.formation_factor > 1:
@@ -54,6 +55,6 @@ def _export_base(folder: Path, target: Path) -> None:
     from generator.export import export_finetuned
 
     settings = read_settings()
-    written = export_finetuned(folder.expanduser(), target.expanduser(), cache=settings.cache)
+    written = export_finetuned(expand_user(folder), expand_user(target), cache=settings.cache)
     for place in written:
         out(settings).print(f"fine-tuned base in {clean(place)}", soft_wrap=True)

@@ -126,7 +126,7 @@ def _usage(error: Exception) -> str:
     """Return typer's complaint as a sentence that names the help."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "distillery"
-    message = error.format_message().strip().rstrip(".")  # type: ignore[attr-defined]
+    message = " ".join(error.format_message().split()).rstrip(".")  # type: ignore[attr-defined]
     return f"{message}; see {command} --help"
 
 

@@ -15,6 +15,7 @@ from app.cli.options import RequestOptions, request_of, with_options
 from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import ConfigError
+from distillery.files import expand_user
 
 if TYPE_CHECKING:
     from generator.config import DistillConfig
@@ -65,6 +66,7 @@ def verb(
     settings = read_settings()
     with json_errors(as_json):
         asked = _asked(options)
+        out_folder = expand_user(out_folder) if out_folder else None
         if out_folder is not None and out_folder.exists():
             raise ConfigError(f"{out_folder} exists already: name a new folder with --out")
         start_local()
@@ -95,6 +97,7 @@ def _asked(options: PretrainOptions) -> dict[str, Any]:
 def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Finished":
     """Plan, and run the stages prepare and base; returns the latter."""
     from distillery.machine import probe, use_threads
+    from generator.choose_base import ASKED_FOR
     from generator.pipeline import STAGES
     from generator.plan import make_plan
     from generator.stage import run_stage
@@ -114,6 +117,7 @@ def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Fini
                 stage, config, done, root=settings.cache, on_progress=show.on_progress
             )
             show.on_stage(done[stage.name])
+    (done["base"].folder / ASKED_FOR).touch()
     return done["base"]
 
 

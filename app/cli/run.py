@@ -16,7 +16,7 @@ from app.cli.results import result_event, show_result
 from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import JobError
-from distillery.files import read_json, write_json
+from distillery.files import expand_user, read_json, write_json
 
 ESTIMATE_FILE = "estimate.json"
 """Expected seconds of each stage, for the bars of a continued job."""
@@ -51,7 +51,7 @@ def verb(
     settings = read_settings()
     with json_errors(as_json):
         asked = request_of(request)
-        folder = out_folder or default_folder(asked)
+        folder = expand_user(out_folder) if out_folder else default_folder(asked)
         start_local()
         with crashes_logged([folder, settings.cache]):
             _run(asked, folder, settings, as_json=as_json, yes=yes)
@@ -66,20 +66,42 @@ def _run(
     """Plan and start a job, or take up the one in the folder; show the result."""
     from generator.pipeline import stored_job
 
-    job, expected_s = stored_job(folder, asked), _stored_estimate(folder)
-    bundle = folder / "bundle"
+    job = stored_job(folder, asked, may_replace=True)
+    expected_s = _stored_estimate(folder)
+    bundle, is_done = folder / "bundle", False
     if job is None:
         job, expected_s = _start(asked, folder, settings, as_json=as_json, yes=yes)
-    elif not as_json:
-        state = "is complete" if bundle.exists() else "goes on"
-        err(settings).print(f"The job in {clean(folder)} {state}.", soft_wrap=True)
-    if not bundle.exists():
+    else:
+        is_done, state = _standing(folder, job, settings)
+        if not as_json:
+            err(settings).print(f"The job in {clean(folder)} {state}.", soft_wrap=True)
+    if not is_done:
         _work(job, folder, expected_s, settings, as_json=as_json)
     report = read_json(bundle / "report.json")
     if as_json:
         write_event("result", result_event(bundle, report))
     else:
         show_result(out(settings), bundle, report)
+
+
+def _standing(folder: Path, job: Mapping[str, Any], settings: Settings) -> tuple[bool, str]:
+    """Return whether a job can be shown without work, and where it stands in words."""
+    from generator.standing import standing_of
+
+    if not (folder / "bundle").exists():
+        return False, "goes on"
+    standing = standing_of(folder, job, cache=settings.cache)
+    if not standing.is_whole:
+        return False, "is complete, but its bundle lacks files: it is put together again"
+    if standing.images_changed:
+        return True, (
+            "is complete, but its images are gone or have changed since: what follows is of the "
+            "old ones, and a new folder (--out) distils those that are there now"
+        )
+    if standing.missing:
+        gone = ", ".join(standing.missing)
+        return False, f"is complete, but the cache has lost {gone}: they are made again"
+    return True, "is complete"
 
 
 def _start(

@@ -13,6 +13,7 @@ from app.cli.display import write_event
 from app.cli.verify import PathArgument
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
+from distillery.files import expand_user
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ MAX_SIDE = 16
 
 def show_verb(
     path: PathArgument,
-    classes: Annotated[int, typer.Option(help="Classes to show.")] = MAX_CLASSES,
+    classes: Annotated[int, typer.Option(min=1, help="Classes to show.")] = MAX_CLASSES,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show what is in a bundle.
@@ -40,7 +41,7 @@ def show_verb(
     Example: distillery show runs/digits-ipc10-seed0/bundle
     """
     settings = read_settings()
-    data = read_bundle(path.expanduser())
+    data = read_bundle(expand_user(path))
     if as_json:
         write_event("bundle", facts(data))
         return

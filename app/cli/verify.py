@@ -10,6 +10,7 @@ from app.cli.display import write_event
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
 from distillery.errors import BundleError
+from distillery.files import expand_user
 
 PathArgument = Annotated[
     Path, typer.Argument(metavar="PATH", help="distilled.safetensors, or the folder that holds it.")
@@ -27,7 +28,7 @@ def verify_verb(
 
     Example: distillery verify runs/digits-ipc10-seed0/bundle
     """
-    settings, path = read_settings(), path.expanduser()
+    settings, path = read_settings(), expand_user(path)
     findings = _findings(path)
     data = None if findings else read_bundle(path)
     if as_json:

@@ -11,9 +11,10 @@ from distillery.data.survey import Survey
 from distillery.files import write_json
 from distillery.machine import Machine
 from distillery.models.config import PUBLISHED_BASES
+from generator import speeds as pricing
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_values
-from generator.estimate import estimate, memory_of
+from generator.estimate import estimate, measure_speeds, memory_of
 from generator.limit import EVALUATION_SHARE, evaluation_share, limit_evaluation
 from generator.plan import merge
 from generator.planned import Look, Plan
@@ -196,3 +197,17 @@ def test_what_the_user_set_is_not_reduced(
 def test_smoke_goes_through_everything(make_plan_of: Callable[..., Plan]) -> None:
     plan = make_plan_of(preset="smoke", evaluate={"student": {"num_steps": 50_000}})
     assert limit_evaluation(plan, {}) is plan
+
+
+def test_a_pixel_dit_whose_steps_take_long_is_counted_and_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a step of this one takes minutes")
+
+    monkeypatch.setattr(pricing, "measure_dit", refuse)
+    monkeypatch.setattr(pricing, "measure_classifier", lambda *_: StepCost(0.01, 0.0))
+    values = {"image_size": 256, "channels": 3, "num_threads": 1, "base": {"reference": "pixel"}}
+    config = from_dict(values)
+    speeds = measure_speeds(config, describe_base(config, 10), 10, MACHINE)
+    assert "nominal" in speeds.basis and speeds.dit_train.of(1) > 1.0

@@ -225,6 +225,12 @@ def test_a_dataset_of_the_hub_is_pinned_to_its_commit(
     assert asked == ["main", "0123abc"]
 
 
+def test_a_large_pixel_base_is_warned_of(photos: Path, cache: Path) -> None:
+    asked: dict[str, Any] = {"data": {"dataset": str(photos)}, "images_per_class": 3}
+    assert not any("takes hours" in text for text in plan(cache, **asked).warnings)
+    assert any("takes hours" in text for text in plan(cache, **asked, image_size=96).warnings)
+
+
 def test_merging_lays_fields_over_each_other() -> None:
     values = {"a": {"b": 1, "c": 2}, "d": 3}
     merged = merge(values, {"a": {"b": 9, "e": None}, "d": None, "f": {"g": 1}})

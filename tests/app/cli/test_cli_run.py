@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from app.cli import running
 from distillery import errors
@@ -75,6 +76,49 @@ def test_another_job_is_not_overwritten(distillery: Command, work: list[Any]) ->
     Path("mine/thesis.txt").write_text("important")
     code, _, err = distillery("run", "--preset", "smoke", "--out", "mine")
     assert code == 2 and "holds no job" in err and Path("mine/thesis.txt").exists()
+
+
+def test_a_job_that_did_nothing_of_its_own_makes_room(distillery: Command, work: list[Any]) -> None:
+    work.append(raises(errors.DataError("every class needs 10 training images")))
+    assert distillery("run", "--preset", "smoke", "--threads", 1, "--out", "job")[0] == 2
+    same = ("run", "--preset", "smoke", "--threads", 1, "--seed", 1, "--out", "job")
+    lock = FileLock("job/.lock")
+    with lock:  # a process works on it
+        assert "holds another job" in distillery(*same)[2]
+    stage = Path("job/stages/generate-0/stage.json")
+    stage.parent.mkdir(parents=True)
+    stage.touch()
+    assert "holds another job" in distillery(*same)[2]
+    stage.unlink()
+    work.clear()
+    assert distillery(*same)[0] == 0 and read_json(Path("job/job.json"))["request"]["seed"] == 1
+
+
+def test_a_finished_job_whose_files_are_gone_is_worked_on_again(
+    distillery: Command, work: list[Any], tmp_path: Path
+) -> None:
+    same = ("run", "--preset", "smoke", "--threads", 1, "--out", "~nosuchuser-job")
+    folder = Path("~nosuchuser-job")
+    assert distillery(*same)[0] == 0
+    work.append(raises(errors.DataError("it worked")))
+    write_json(folder / "stages.json", {"prepare": {"key": "0" * 64}})
+    code, out, err = distillery(*same)
+    assert code == 0 and "images are gone or have changed since" in err and "90.0" in out
+    write_json(folder / "stages.json", {"base": {"key": "0" * 64}})
+    code, _, err = distillery(*same)
+    assert code == 2 and "the cache has lost base" in err and "it worked" in err
+    (folder / "stages.json").unlink()
+    (folder / "bundle" / "preview.png").unlink()
+    code, _, err = distillery(*same)
+    assert code == 2 and "its bundle lacks files" in err and "it worked" in err
+
+
+def test_a_home_in_the_name_of_the_folder_is_found(
+    distillery: Command, work: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert distillery("run", "--preset", "smoke", "--threads", 1, "--out=~/job")[0] == 0
+    assert (tmp_path / "job" / "bundle").is_dir() and not Path("~").exists()
 
 
 def test_json_is_one_object_a_line_and_nothing_else(distillery: Command, work: list[Any]) -> None:

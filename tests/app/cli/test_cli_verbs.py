@@ -58,6 +58,21 @@ def test_an_estimate_is_a_table_with_the_basis_of_each_figure(
     assert not Path("runs").exists() and not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["export", "bundle", "out"], "missing option '--to'. choose from:"),
+        (["show", "bundle", "--classes", "-1"], "greater than or equal to 1"),
+    ],
+)
+def test_options_that_cannot_be_read_are_one_clean_sentence(
+    distillery: Command, arguments: list[str], says: str
+) -> None:
+    code, out, err = distillery(*arguments)
+    assert code == 2 and not out and says in err.lower()
+    assert "\t" not in err and len(err.splitlines()) == 1
+
+
 def test_estimate_and_run_take_the_same_options(distillery: Command) -> None:
     def options(verb: str) -> set[str]:
         out = distillery(verb, "--help")[1]
@@ -78,8 +93,8 @@ def test_pretraining_leaves_a_base_that_a_run_finds(distillery: Command, tmp_pat
     assert all(event["cached"] for event in events if event["event"] == "stage")
     assert Path(events[-1]["base"]).is_relative_to(tmp_path / "cache")
 
-    same = ("--threads", "1", "--set", "base.pretrain.num_steps=3")
-    code, out, _ = distillery("estimate", *same, "--json")
+    # however short it was, because somebody asked for it
+    code, out, _ = distillery("estimate", "--threads", "1", "--json")
     stages = {stage["name"]: stage for stage in json.loads(out)["estimate"]["stages"]}
     assert stages["base"]["basis"].startswith("cached")
 
