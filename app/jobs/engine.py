@@ -215,7 +215,7 @@ class JobEngine:
             "phase": job.phase, "retryable": True, "log_tail": "",
         }  # fmt: skip
         kind = "canceled" if current.status == "canceling" else "failed"
-        fields = {} if kind == "canceled" else {"error": error}
+        fields: dict[str, Any] = {} if kind == "canceled" else {"error": error}
         ended = self.store.change(job.id, expect={current.status}, status=kind, **fields)
         return ended is not None
 

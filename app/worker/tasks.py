@@ -57,10 +57,10 @@ def hide_paths(text: str, task: StageTask) -> str:
     """Return a text without the places of the worker's folders, which are not a client's affair."""
     for place, name in ((task.folder, "the job's folder"), (task.cache, "the cache")):
         text = text.replace(str(place), name)
-    for place in map(str, task.datasets):
+    for datasets in map(str, task.datasets):
         # a dataset keeps its name alone; an upload lies in a folder of its own
-        text = re.sub(rf"{re.escape(place)}/([0-9a-f]{{32}}/)?", "", text)
-        text = text.replace(place, "the folder of datasets")
+        text = re.sub(rf"{re.escape(datasets)}/([0-9a-f]{{32}}/)?", "", text)
+        text = text.replace(datasets, "the folder of datasets")
     return text
 
 
