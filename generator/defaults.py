@@ -10,6 +10,10 @@ from typing import Any, Literal
 from finetune.config import BaseKind, FinetuneConfig, with_preset
 
 
+SMOKE_NETWORK = "convnet-d2-w8"
+"""What judges and matches images above 16 px in a smoke run on a CPU."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
     """What the defaults depend on."""
@@ -178,7 +182,23 @@ def _finetune_values(situation: Situation) -> dict[str, Any]:
 
 
 def _smoke_values(situation: Situation) -> dict[str, Any]:
-    """Return what `smoke` changes: every stage runs, on a sliver."""
+    """Return what `smoke` changes: every stage runs, on a sliver, a thinner one of large images."""
+    values = _smoke_of_small_images(situation)
+    if situation.image_size <= 16 or situation.device != "cpu":
+        return values
+    network = SMOKE_NETWORK
+    values["finetune"]["guard_interval"] = 0  # its samples cost more than the steps
+    values["finetune"]["num_steps"] = 2
+    values["proxy"] |= {"network": network, "batch_size": 64}
+    values["evaluate"]["student"] |= {"network": network, "batch_size": 32}
+    if situation.kind == "pixel":
+        values["base"]["pretrain"] = {"num_steps": 12, "warmup_steps": 2, "batch_size": 8}
+        values["generate"] |= {"num_steps": 2, "guidance_scale": 1.0}
+    return values
+
+
+def _smoke_of_small_images(situation: Situation) -> dict[str, Any]:
+    """Return what `smoke` changes for images of up to 16 px."""
     network = default_network(situation.image_size, situation.device)
     return {
         "base": {"pretrain": {"num_steps": 60, "warmup_steps": 10}},

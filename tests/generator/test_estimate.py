@@ -211,3 +211,24 @@ def test_a_pixel_dit_whose_steps_take_long_is_counted_and_not_timed(
     config = from_dict(values)
     speeds = measure_speeds(config, describe_base(config, 10), 10, MACHINE)
     assert "nominal" in speeds.basis and speeds.dit_train.of(1) > 1.0
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "num_images", "ipc", "limit_s"),
+    [(8, 1, 1797, 10, 10), (28, 1, 70_000, 1, 15), (32, 3, 10_000, 10, 30)],
+)
+def test_smoke_takes_seconds_whatever_the_images(
+    size: int, channels: int, num_images: int, ipc: int, limit_s: float
+) -> None:
+    situation = Situation(
+        kind="pixel", preset="smoke", minimax_preset="default", image_size=size,
+        channels=channels, num_classes=10, num_train=num_images * 7 // 10, images_per_class=ipc,
+        num_threads=1, is_digits=size == 8,
+    )  # fmt: skip
+    config = from_dict(merge(default_values(situation), {"base": {"reference": "pixel"}}))
+    look = replace(LOOK, num_images=num_images, num_train=situation.num_train)
+    look = replace(look, survey=replace(LOOK.survey, native_size=size))
+    base = describe_base(config, 10)
+    network = config.evaluate.student.network
+    nominal = pricing.nominal_speeds(base.transformer, base.vae, network, size, channels)
+    assert sum(work_of(config, look, base, nominal).values()) < limit_s
