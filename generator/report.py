@@ -1,7 +1,7 @@
 """The report of a job: what was asked and done, how good it is, and what each stage gained."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distillery.bundle.schema import Origin
@@ -132,7 +132,8 @@ def _protocol(context: Context) -> dict[str, Any]:
 
 def _stage_warnings(context: Context) -> list[str]:
     """Return what went other than planned."""
-    found = data_warnings(Dataset.load(context.inputs["prepare"]).facts)
+    facts = Dataset.load(context.inputs["prepare"]).facts
+    found = data_warnings(facts, planned=context.job.get("warnings", []))
     if not context.facts("score")["proxy_is_sound"]:
         found.append("the proxy was below its accuracy floor, so nothing was selected by it")
     pictures = context.config.refine.pictures_per_image
@@ -148,8 +149,13 @@ def _stage_warnings(context: Context) -> list[str]:
     return found
 
 
-def data_warnings(facts: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know of the data: leaked and repeated images, and its notes."""
+def data_warnings(facts: Mapping[str, Any], *, planned: Sequence[str]) -> list[str]:
+    """Return what a reader must know of the data: leaked and repeated images, and its notes.
+
+    Args:
+        facts: Of the prepared dataset.
+        planned: Warnings of the plan, which are not said again.
+    """
     found = []
     for split, finding in facts["leakage"].items():
         if finding["count"]:
@@ -165,7 +171,7 @@ def data_warnings(facts: Mapping[str, Any]) -> list[str]:
             else "images of the train split repeat"
         )
         found.append(f"{number} {what} another one{_other(facts['duplicates'])}")
-    return [*found, *facts["notes"]]
+    return [*found, *(note for note in facts["notes"] if note not in planned)]
 
 
 def _images(number: int, split: str) -> str:

@@ -43,7 +43,6 @@ def run(context: Context) -> StageOutput:
         first = facts["bad_files"][0]
         summary += f"; {len(facts['bad_files'])} bad files left out, first {first['name']}"
     summary = "; ".join([summary, *facts["notes"]])
-    summary += "".join(f"; {note}" for note in facts["notes"])
     return StageOutput(
         summary, {"fingerprint": facts["fingerprint"], "counts": counts}, facts["fingerprint"]
     )
