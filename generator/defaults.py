@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from finetune.config import BaseKind, FinetuneConfig, with_preset
 
-
 SMOKE_NETWORK = "convnet-d2-w8"
 """What judges and matches images above 16 px in a smoke run on a CPU."""
 
