@@ -198,7 +198,8 @@ def stage_effects(report: Row) -> dict[str, Any]:
     if useless:
         sentences.append(f"No measurable gain: {', '.join(useless)}.")
     if single:
-        sentences.append(f"One student of each set says nothing of the noise: {', '.join(single)}.")
+        which = "" if len(single) == len(rows) else f": {', '.join(single)}"
+        sentences.append(f"Not known, one student of a set says nothing of the noise{which}.")
     if rows and not sentences:
         every = "The one stage compared" if len(rows) == 1 else f"All {len(rows)} stages compared"
         sentences.append(f"{every} brought a measurable gain.")

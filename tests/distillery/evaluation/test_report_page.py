@@ -184,7 +184,7 @@ def test_one_student_draws_no_verdict() -> None:
     assert (found["tone"], found["words"]) == ("flat", "one student, against")
     assert "±" not in found["accuracy"]
     assert (effects["rows"][0]["tone"], effects["rows"][0]["word"]) == ("flat", "one student")
-    assert effects["sentence"] == "One student of each set says nothing of the noise: refinement."
+    assert effects["sentence"] == "Not known, one student of a set says nothing of the noise."
     assert report_view.accuracy_lanes(one, None)[0].std is None
     text = Page(report_html(report, preview_png=PNG)).text
     for claim in ("Made it worse", "Below", "± 0.0", "hurt", "No measurable gain"):
