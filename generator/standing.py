@@ -36,7 +36,9 @@ def standing_of(folder: Path, job: Mapping[str, Any], *, cache: Path) -> Standin
     """
     notes, prepare = read_notes(folder), STAGES[0]
     began_with = notes.get(prepare.name)
-    now = stage_key(prepare, from_dict(job["config"]), {}) if began_with else None
+    changed = began_with is not None and began_with["key"] != stage_key(
+        prepare, from_dict(job["config"]), {}
+    )
     missing = tuple(
         stage.name
         for stage in STAGES
@@ -46,6 +48,4 @@ def standing_of(folder: Path, job: Mapping[str, Any], *, cache: Path) -> Standin
             / f"{stage.name}-{notes[stage.name]['key'][:16]}" / RECORD
         ).exists()
     )  # fmt: skip
-    return Standing(
-        is_whole(folder / "bundle"), bool(began_with) and began_with["key"] != now, missing
-    )
+    return Standing(is_whole(folder / "bundle"), changed, missing)
