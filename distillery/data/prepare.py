@@ -194,7 +194,7 @@ def _check_counts(
     raise DataError(
         f"every class needs {minimum} training images, class {source.class_names[label]!r} has "
         f"{counts[label]} once validation and test are set apart{others}{broken}; add images, "
-        "remove the class or lower min_images_per_class"
+        "remove the class, or allow fewer with --set data.min_images_per_class=N"
     )
 
 

@@ -51,8 +51,9 @@ def test_a_run_says_plan_progress_and_result(distillery: Command, work: list[Any
     assert "no base trained on these images is in the cache" in err and "none attached" in err
     assert "prepare: 0.1 s; 4 images" in err
     rows = [line.split() for line in out.splitlines()]
-    assert ["▸", "Distillery", "90.0", "±", "1.0", "-", "50.0"] in rows  # hard labels
-    assert ["▸", "Distillery", "70.0", "±", "1.0", "-", "50.0"] in rows  # soft ones, apart
+    assert ["▸", "Distillery", "90.0", "±", "1.0", "50.0"] in rows  # hard labels
+    assert ["▸", "Distillery", "70.0", "±", "1.0", "50.0"] in rows  # soft ones, apart
+    assert "worst group: not enough data" in out
     assert "+10.0 ± 1.0  refinement: it helps" in out
     assert "the samples were noise" in out
     bundle = Path("runs/digits-ipc10-smoke-seed0/bundle")
