@@ -295,11 +295,9 @@ class _Run:
         )
         with half, shared_feature_maps(network, held.passes, only=held.real.images):
             terms = [("the objective", 1.0, method.objective)]
-            accuracy = self.networks.accuracy()
-            terms += [
-                (one.name, one.weight * (accuracy if one.by_accuracy else 1.0), one.term)
-                for one in method.constraints
-            ]
+            for one in method.constraints:
+                share = self.networks.accuracy() if one.by_accuracy else 1.0
+                terms.append((one.name, one.weight * share, one.term))
             for name, weight, term in terms:
                 value = weight * term(network, held.real, synthetic, num_classes)
                 if not torch.isfinite(value):
