@@ -30,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from app.jobs.records import JobRecord
 from app.jobs.service import Service, open_service
@@ -77,16 +77,16 @@ class Chaos:
         for _ in range(num_workers):
             self.processes.start_worker()
 
-    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
         """Send a request until the API, which may just be dead, answers it."""
         deadline = time.monotonic() + 120
         while True:
             try:
-                answer = httpx.request(method, self.address + path, timeout=30, **options)
+                answer = httpx2.request(method, self.address + path, timeout=30, **options)
                 if answer.status_code < 500:
                     answer.raise_for_status()
                     return answer
-            except httpx.TransportError:
+            except httpx2.TransportError:
                 pass
             assert time.monotonic() < deadline, f"no answer to {method} {path}"
             time.sleep(0.2)
