@@ -116,7 +116,7 @@ def open_log(task: StageTask, link: Link) -> None:
     to_file = logging.StreamHandler(sys.stderr)
     to_file.setFormatter(logging.Formatter(form, "%Y-%m-%dT%H:%M:%S%z"))
     logging.basicConfig(level=logging.INFO, handlers=[to_file, _Events(link, task)], force=True)
-    for name in ("httpx", "filelock"):  # a line for each request, for each lock
+    for name in ("httpx", "httpx2", "filelock"):  # a line for each request, for each lock
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
