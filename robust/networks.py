@@ -196,7 +196,8 @@ def build(around: Surroundings, number: int) -> Classifier:
         around.network, channels=images.shape[1], image_size=images.shape[-1],
         num_classes=around.num_classes, seed=derive_seed(around.seed, "matching-network", number),
     ).to(images.device)  # fmt: skip
-    if images.device.type == "cpu" and around.channels_last:
+    reordered = around.channels_last and network.prefers_channels_last
+    if images.device.type == "cpu" and reordered:
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 

@@ -25,6 +25,8 @@ class Classifier(nn.Module):
     """A network of images that also shows its features; `head` is the last linear layer."""
 
     head: nn.Linear
+    prefers_channels_last: bool = True
+    """Whether this memory order is the faster one for it on a CPU."""
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Return the last feature map, (N, C', H', W')."""

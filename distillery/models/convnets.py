@@ -4,9 +4,10 @@ ConvNet: Gidaris & Komodakis (2018); AlexNet: Krizhevsky et al. (2012); VGG: Sim
 (2015); all with the sizes of Zhao et al. (2021), which later dataset-distillation papers keep.
 """
 
-from torch import nn
+from torch import Tensor, nn
 
 from distillery.models.classifier_base import FlatClassifier, Norm, Pooling, norm_layer
+from distillery.models.fused import norm_relu_pool
 
 GRAY_28 = 28
 """Side of MNIST's images, which the published AlexNet and VGG pad to 32."""
@@ -47,6 +48,17 @@ class ConvNet(FlatClassifier):
             ]
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(width * (image_size >> depth) ** 2, num_classes)
+        self._is_published_pair = norm == "instance" and pooling == "average"
+        self.prefers_channels_last = not self._is_published_pair
+
+    def feature_map(self, x: Tensor) -> Tensor:
+        """Return the last feature map, (N, C', H', W')."""
+        if not self._is_published_pair:
+            return self.blocks(x)
+        for block in range(0, len(self.blocks), 4):
+            convolution, norm = self.blocks[block], self.blocks[block + 1]
+            x = norm_relu_pool(convolution(x), norm)  # type: ignore[arg-type]
+        return x
 
 
 class AlexNet(FlatClassifier):
