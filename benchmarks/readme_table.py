@@ -1,8 +1,8 @@
-"""The result table of the README, made from the committed result files.
+"""The tables of README.md and docs/results.md, made from the committed result files.
 
-    python -m benchmarks.readme_table     # writes it into README.md
+    python -m benchmarks.readme_table     # writes both
 
-A test holds the README to it, so no number there can be typed by hand.
+A test holds both pages to it, so no number there can be typed by hand.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from distillery.files import read_json
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results.md"
 START, END = "<!-- results: python -m benchmarks.readme_table -->", "<!-- end of results -->"
 FILES = {"digits.json": "digits", "mnist.json": "MNIST"}
 COLUMNS = {"accuracy": "accuracy", "cluster_min": "worst cluster", "noise": "noise", "blur": "blur"}
@@ -26,19 +27,49 @@ def cell(figure: dict[str, Any] | None) -> str:
     return f"{100 * figure['mean']:.1f} ± {100 * figure['std']:.1f}"
 
 
+def headline() -> str:
+    """Return the README's table, hard labels and accuracy alone, and a few sentences."""
+    columns = {
+        f"{name}, {key.removeprefix('ipc')} per class": {row["name"]: row for row in rows["hard"]}
+        for name, tables in _tables()
+        for key, rows in tables
+    }
+    labels = {name: row["label"] for rows in columns.values() for name, row in rows.items()}
+    lines = ["| trained on | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
+    for name, label in labels.items():
+        cells = [cell(rows[name]["accuracy"]) if name in rows else "" for rows in columns.values()]
+        lines.append(f"| {f'**{label}**' if name == 'ours' else label} | {' | '.join(cells)} |")
+    note = (
+        "Test accuracy in % of students that saw these images and hard labels alone, mean ± "
+        "standard deviation over students (`python -m benchmarks.digits`, `python -m "
+        "benchmarks.mnist`). Worst clusters, soft labels, corruptions, CIFAR-10 and speed: "
+        "[docs/results.md](docs/results.md)."
+    )
+    return "\n\n".join(["\n".join(lines), note, *_whole_run(), *_chaos()])
+
+
+def _tables() -> list[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+    """Return the tables of each data set, by images per class, in ascending order."""
+    found = []
+    for file, name in FILES.items():
+        if (RESULTS / file).exists():
+            tables = read_json(RESULTS / file)["tables"].items()
+            found.append((name, sorted(tables, key=lambda one: int(one[0].removeprefix("ipc")))))
+    return found
+
+
 def table() -> str:
     """Return the tables of all result files that are there, as Markdown."""
     parts = []
-    for file, name in FILES.items():
-        if not (RESULTS / file).exists():
-            continue
-        result = read_json(RESULTS / file)
-        for key in sorted(result["tables"], key=lambda k: int(k.removeprefix("ipc"))):
-            parts.append(_one(name, key.removeprefix("ipc"), result["tables"][key]))
-        machine = f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
+    for file, (name, tables) in zip(FILES, _tables(), strict=False):
+        parts += [_one(name, key.removeprefix("ipc"), rows) for key, rows in tables]
+        environment = read_json(RESULTS / file)["environment"]
+        machine = f"{environment['cores']} cores of {environment['cpu']}"
         name = file.removesuffix(".json")
         parts.append(f"`python -m benchmarks.{name}` on {machine} (`benchmarks/results/{file}`).")
-    return "\n\n".join([*parts, *_matching(), *_robust(), *_speed(), *_service()])
+    return "\n\n".join(
+        [*parts, *_matching(), *_robust(), *_whole_run(), *_speed(), *_chaos(), *_service()]
+    )
 
 
 def _matching() -> list[str]:
@@ -49,8 +80,8 @@ def _matching() -> list[str]:
     seconds = result["setting"]["seconds"]
     lines = [
         f"**CIFAR-10, 10 stored images per class, {seconds:.0f} CPU seconds of distillation for "
-        "every method** (%, test split; standard deviation where there are several seeds; packed: "
-        "four pictures in each stored image)",
+        "every method** (%, test split; standard deviation where there are several seeds; IDM and "
+        "what is named packed hold several pictures in each stored image)",
         "",
         "| hard labels | seeds | accuracy | worst cluster | noise | iterations |",
         "|---" * 6 + "|",
@@ -80,8 +111,8 @@ def _robust() -> list[str]:
     return found
 
 
-def _service() -> list[str]:
-    """Return what was measured of the service."""
+def _chaos() -> list[str]:
+    """Return what was lost under `kill -9`, one sentence a result file."""
     found = []
     for path in sorted(RESULTS.glob("chaos_*.json")):
         result = read_json(path)
@@ -92,6 +123,12 @@ def _service() -> list[str]:
             f"{result['database']}: {lost}, {len(result['overlaps'])} stages in two processes at "
             f"once, {len(result['wrong'])} wrong results (`{path.name}`)."
         )
+    return found
+
+
+def _service() -> list[str]:
+    """Return what was measured of the service."""
+    found = []
     if (RESULTS / "service_load.json").exists():
         result = read_json(RESULTS / "service_load.json")
         load, share = result["load"], result["download"]["share"]
@@ -114,17 +151,22 @@ def _service() -> list[str]:
     return found
 
 
+def _whole_run() -> list[str]:
+    """Return what the default run takes."""
+    if not (RESULTS / "whole_run.json").exists():
+        return []
+    first, cached = read_json(RESULTS / "whole_run.json")["rows"]
+    peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
+    return [
+        f"The default run takes {first['seconds']:.0f} s on two CPU cores from nothing, and "
+        f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
+        f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`)."
+    ]
+
+
 def _speed() -> list[str]:
-    """Return what was measured of time and memory, one sentence a result file."""
+    """Return what was measured of time, one sentence a result file."""
     found = []
-    if (RESULTS / "whole_run.json").exists():
-        first, cached = read_json(RESULTS / "whole_run.json")["rows"]
-        peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
-        found.append(
-            f"The default run takes {first['seconds']:.0f} s on two CPU cores from nothing, and "
-            f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
-            f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`)."
-        )
     if (RESULTS / "finetune_step.json").exists():
         cases = read_json(RESULTS / "finetune_step.json")["results"]
         ratios = " and ".join(
@@ -165,17 +207,17 @@ def _one(name: str, images_per_class: str, rows: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str) -> str:
-    """Return the README's text with the current tables between the marks."""
-    before, rest = readme.split(START)
+def with_text(page: str, text: str) -> str:
+    """Return a page with the text between the marks."""
+    before, rest = page.split(START)
     _, after = rest.split(END)
-    return f"{before}{START}\n\n{table()}\n\n{END}{after}"
+    return f"{before}{START}\n\n{text}\n\n{END}{after}"
 
 
 def main() -> None:
-    """Write the tables into README.md."""
-    path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text()))
+    """Write the tables into both pages."""
+    for path, text in ((README, headline()), (PAGE, table())):
+        path.write_text(with_text(path.read_text(), text))
 
 
 if __name__ == "__main__":
