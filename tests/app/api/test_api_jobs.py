@@ -405,7 +405,7 @@ def test_a_wait_asks_for_its_key_within_ten_seconds() -> None:
 
 @pytest.mark.parametrize(
     "path", ["/jobs", "/jobs/{id}", "/jobs/{id}/events", "/jobs/{id}/metrics", "/datasets",
-             "/models", "/workers", "/info", "/openapi.json", "/metrics", "/new"],
+             "/models", "/workers", "/info", "/openapi.json", "/new"],
 )  # fmt: skip
 def test_head_answers_like_get_without_a_body(place: Place, path: str) -> None:
     path = path.format(id=place.make())
@@ -420,6 +420,8 @@ def test_head_opens_no_stream_and_finds_no_more_than_get(place: Place) -> None:
     answer = place.client.head(f"/jobs/{job_id}/events", headers={"Accept": "text/event-stream"})
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event")
     assert place.client.head("/jobs/job_" + "0" * 26).status_code == 404
+    figures = place.client.head("/metrics")
+    assert (figures.status_code, figures.content) == (200, b"")
     assert place.client.head("/estimates").status_code == 405
     assert place.anonymous().head("/jobs").status_code == 401
     assert place.client.put("/jobs").headers["allow"] == "GET, HEAD, POST"
