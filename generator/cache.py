@@ -30,7 +30,7 @@ from generator.entries import (
 STAGE_NAME = r"[a-z]+-[0-9a-f]{16}"
 EVALUATION_NAME = r"[0-9a-f]{16}"
 SUFFIX = r"(\.partial|\.part-\d{4})?"
-LEFTOVER_S = 24 * 3600.0
+LEFTOVER_S = 7 * 24 * 3600.0
 """Unfinished work that nothing was written to for so long is a leftover."""
 
 
@@ -79,6 +79,7 @@ def list_entries(cache: Path) -> list[Entry]:
 
 def prune(
     cache: Path,
+    entries: Iterable[Entry],
     *,
     is_used: Callable[[Entry], bool],
     keep_bytes: float | None = None,
@@ -89,12 +90,14 @@ def prune(
 
     Args:
         cache: Folder of shared stages.
+        entries: What `list_entries` found, before `is_used` was asked: one that is used after
+            that stays.
         is_used: Says of an entry that it must stay; one that a process uses stays anyway.
         keep_bytes: Remove the least recently used until the cache is no larger.
         older_than_s: Remove those whose last use is longer ago.
         is_dry_run: Only say what would be removed.
     """
-    entries = list_entries(cache)
+    entries = list(entries)
     size = sum(entry.size_bytes for entry in entries)
     removed = []
     for entry in entries:

@@ -46,6 +46,9 @@ def take(path: Path, *, shared: bool = False) -> Hold | None:
         except BlockingIOError:
             os.close(handle)
             return None
+        except OSError:  # a disk that knows no locks
+            os.close(handle)
+            raise
         os.close(handle)
 
 

@@ -4,6 +4,7 @@ The dataset is prepared by the same stage as in a job, so a job's own dataset is
 already. Finished students lie in the cache too: the same request goes on where it stopped.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,7 @@ from generator.distilled_set import (
     fitted_set,
     match_classes,
 )
-from generator.entries import EVALUATIONS, lock_of, note_use, take
+from generator.entries import EVALUATIONS, PAUSE_S, lock_of, note_use, take
 from generator.public_names import public_name
 from generator.stage import run_stage
 from generator.stages import prepare
@@ -278,6 +279,10 @@ def _with_teacher(work: Work, request: Request, folder: Path) -> Work:
     return replace(work, inputs=replace(work.inputs, teacher=teacher))
 
 
+LOCK_WAIT_S = 0.5
+"""Who only looks at the cache has the lock for a moment."""
+
+
 class _Locked:
     """Hold the lock of a folder of students, made where it is missing."""
 
@@ -286,7 +291,9 @@ class _Locked:
 
     def __enter__(self) -> None:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = take(lock_of(self._folder))
+        until = time.monotonic() + LOCK_WAIT_S
+        while (lock := take(lock_of(self._folder))) is None and time.monotonic() < until:
+            time.sleep(PAUSE_S)
         if lock is None:
             raise JobError("another process does this very evaluation: wait for it")
         self._lock, self._use = lock, note_use(self._folder)

@@ -62,7 +62,7 @@ def prune_verb(
 ) -> None:
     """Remove what nobody uses from the cache; a job that needs it makes it again.
 
-    Leftovers always go: what stopped runs have left unfinished and untouched for a day, and lock
+    Leftovers always go: what stopped runs have left unfinished and untouched for a week, and lock
     files of nothing. Entries go by --keep-gb or --older-than. What a process works with stays, and
     what a job of the service on this machine needs that waits or runs.
 
@@ -73,9 +73,10 @@ def prune_verb(
 
     settings = read_settings(data=data)
     with _store(settings) as store:
-        use = CacheUse(store, list_entries(settings.cache)) if store else None
+        entries = list_entries(settings.cache)
+        use = CacheUse(store, entries) if store else None
         pruned = prune(
-            settings.cache, is_used=use.is_used if use else lambda _: False,
+            settings.cache, entries, is_used=use.is_used if use else lambda _: False,
             keep_bytes=None if keep_gb is None else keep_gb * GB,
             older_than_s=None if older_than is None else older_than * DAY_S, is_dry_run=dry_run,
         )  # fmt: skip

@@ -77,7 +77,7 @@ def prune_cache(settings: Settings, store: JobStore) -> Pruned | None:
     entries = list_entries(settings.cache)
     limit = keep_bytes(settings, sum(entry.size_bytes for entry in entries))
     use = CacheUse(store, entries)
-    pruned = prune(settings.cache, is_used=use.is_used, keep_bytes=limit)
+    pruned = prune(settings.cache, entries, is_used=use.is_used, keep_bytes=limit)
     for entry in pruned.entries:
         LOG.info("removed %s from the cache (%d bytes)", entry.folder.name, entry.size_bytes)
     return pruned

@@ -48,7 +48,7 @@ def names(entries: Any) -> list[str]:
 
 
 def pruned(root: Path, **options: Any) -> list[str]:
-    return names(prune(root, **{"is_used": lambda _: False, **options}).entries)
+    return names(prune(root, list_entries(root), **{"is_used": lambda _: False, **options}).entries)
 
 
 def test_the_list_tells_kind_size_use_and_jobs(tmp_path: Path) -> None:
@@ -120,6 +120,9 @@ def test_an_entry_used_after_it_was_chosen_stays(tmp_path: Path) -> None:
         return False
 
     assert pruned(tmp_path, keep_bytes=0, is_used=used_meanwhile) == []
+    listed = list_entries(tmp_path)
+    make(tmp_path, 0, "job_newer")  # by a job that nobody knew when the users were looked up
+    assert not prune(tmp_path, listed, is_used=lambda _: False, keep_bytes=0).entries
     assert (folder / RECORD).exists()
 
 
@@ -133,12 +136,12 @@ def test_a_kill_between_rename_and_delete_leaves_what_the_next_pruning_removes(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(cache_module.shutil, "rmtree", killed)
-        prune(tmp_path, is_used=lambda _: False, keep_bytes=0)
+        prune(tmp_path, list_entries(tmp_path), is_used=lambda _: False, keep_bytes=0)
     assert not folder.exists() and list_entries(tmp_path) == []
     assert [".removed-" in path.name for path in tmp_path.iterdir()] == [True]
     again = make(tmp_path, 0)
     assert not again.was_cached, "the leftover is no entry"
-    assert prune(tmp_path, is_used=lambda _: False).num_leftovers == 1
+    assert prune(tmp_path, list_entries(tmp_path), is_used=lambda _: False).num_leftovers == 1
     assert again.folder.exists() and not list(tmp_path.glob(".*.removed-*"))
 
 
@@ -148,7 +151,7 @@ def stop(context: Context) -> StageOutput:
     raise KeyboardInterrupt
 
 
-def test_unfinished_work_goes_after_a_day_and_never_while_it_is_worked_on(tmp_path: Path) -> None:
+def test_unfinished_work_goes_after_a_week_and_never_while_it_is_worked_on(tmp_path: Path) -> None:
     stopped = Stage("finetune", 1, (), lambda config: {"seed": config.seed}, stop, is_shared=True)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, 0, "job_a", stage=stopped)
@@ -158,8 +161,8 @@ def test_unfinished_work_goes_after_a_day_and_never_while_it_is_worked_on(tmp_pa
     ]  # fmt: skip
     assert pruned(tmp_path) == [], "an interrupted run can be taken up again"
     for folder in entry.folders:
-        aged(folder, 2)
-    aged(entry.folder, 2)
+        aged(folder, 8)
+    aged(entry.folder, 8)
     for path in (lock_of(entry.folder), lock_of(entry.folders[1])):
         hold = take(path)
         assert hold is not None and pruned(tmp_path) == [], f"{path.name} is held"
@@ -178,9 +181,14 @@ def test_locks_of_nothing_and_evaluations_are_seen_to(tmp_path: Path) -> None:
     for other in others:
         other.touch()
     assert [entry.kind for entry in list_entries(tmp_path)] == ["evaluation"]
-    assert prune(tmp_path, is_used=lambda _: False, is_dry_run=True).num_leftovers == 1
+    assert (
+        prune(
+            tmp_path, list_entries(tmp_path), is_used=lambda _: False, is_dry_run=True
+        ).num_leftovers
+        == 1
+    )
     assert stale.exists()
-    assert prune(tmp_path, is_used=lambda _: False).num_leftovers == 1
+    assert prune(tmp_path, list_entries(tmp_path), is_used=lambda _: False).num_leftovers == 1
     assert pruned(tmp_path, older_than_s=30) == [] and students.exists()
     assert pruned(tmp_path, keep_bytes=0) == [students.name]
     assert not stale.exists() and not students.exists() and all(other.exists() for other in others)
