@@ -15,10 +15,10 @@ from distillery.bundle.schema import FILE_NAME, Origin
 CROISSANT_NAME = "croissant.json"
 CONFORMS_TO = "http://mlcommons.org/croissant/1.1"
 _TERMS = (
-    "arrayShape", "citeAs", "column", "extract", "field", "fileObject", "fileProperty", "fileSet",
-    "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key", "md5", "parentField",
-    "path", "recordSet", "references", "regex", "repeated", "replace", "separator", "source",
-    "subField", "transform",
+    "arrayShape", "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject",
+    "fileProperty", "fileSet", "format", "includes", "isArray", "isLiveDataset", "jsonPath", "key",
+    "md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace",
+    "samplingRate", "separator", "source", "subField", "transform",
 )  # fmt: skip
 CONTEXT: dict[str, Any] = {
     "@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/",
@@ -26,6 +26,7 @@ CONTEXT: dict[str, Any] = {
     "dct": "http://purl.org/dc/terms/", "prov": "http://www.w3.org/ns/prov#",
     "conformsTo": "dct:conformsTo", "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     **{term: f"cr:{term}" for term in _TERMS},
 }  # fmt: skip
 _FORMATS = {
