@@ -61,6 +61,9 @@ class Settings:
     """Free space below which no job is taken (`DISTILLERY_DISK_FLOOR_BYTES`)."""
     retention_days: float | None
     """Days that finished jobs are kept (`DISTILLERY_RETENTION_DAYS`); None: until deleted."""
+    cache_keep_bytes: float | None
+    """Size to which workers prune the cache (`DISTILLERY_CACHE_KEEP_GB`); None: as much as leaves
+    room on its disk."""
     dead_after_s: float
     """Seconds without a beat after which a worker counts as dead (`DISTILLERY_DEAD_AFTER_S`)."""
     allow_download: bool
@@ -122,6 +125,7 @@ def read_settings(
         max_streams=int(_number(env, "DISTILLERY_MAX_STREAMS", 200)),
         disk_floor_bytes=int(_number(env, "DISTILLERY_DISK_FLOOR_BYTES", 2**30)),
         retention_days=retention or None,
+        cache_keep_bytes=_cache_keep_bytes(env),
         dead_after_s=_number(env, "DISTILLERY_DEAD_AFTER_S", 120),
         allow_download=env.get("DISTILLERY_ALLOW_DOWNLOAD", "").lower() not in FALSE_WORDS,
         allowed_hosts=_names(env, "DISTILLERY_ALLOWED_HOSTS"),
@@ -174,6 +178,12 @@ def _number(env: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= value < float("inf"):
         raise ConfigError(f"{name} must be a number of 0 or more, got {text!r}")
     return value
+
+
+def _cache_keep_bytes(env: Mapping[str, str]) -> float | None:
+    """Return the cap of the cache, None where none is set; 0 keeps what is in use alone."""
+    name = "DISTILLERY_CACHE_KEEP_GB"
+    return _number(env, name, 0) * 1e9 if env.get(name) else None
 
 
 def _is_allocator(name: str) -> bool:

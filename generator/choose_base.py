@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distillery.errors import ConfigError, ModelError
-from distillery.files import read_json
 from distillery.machine import Machine
 from distillery.models.config import PUBLISHED_BASES, nearest_multiple
 from finetune.config import BaseKind
 from generator.bases import base_facts
 from generator.config import DistillConfig
+from generator.entries import RECORD, record_of
 from generator.public_names import public_name
-from generator.stage import RECORD, Finished, stage_key
+from generator.stage import Finished, stage_key
 
 PUBLISHED = "facebook/DiT-XL-2-256"
 SMALLEST_FOR_LATENT = 64
@@ -161,14 +161,16 @@ def _cached(
 
     channels = asked.channels or (1 if survey.gray else 3)
     key = stage_key(PREPARE, replace(asked, image_size=size, channels=channels), {})
-    record = cache / f"prepare-{key[:16]}" / RECORD
-    if not record.exists():
+    place = cache / f"prepare-{key[:16]}"
+    record = record_of(place)
+    if record is None:
         return None
-    prepared = Finished(PREPARE.name, record.parent, read_json(record), True)
+    prepared = Finished(PREPARE.name, place, record, True)
     own = [
         base["pretrain"]
         for path in cache.glob(f"base-*/{RECORD}")
-        if (base := read_json(path)["settings"]["base"])["reference"] == "pixel"
+        if (found := record_of(path.parent)) is not None
+        and (base := found["settings"]["base"])["reference"] == "pixel"
         and base["pretrain"]["base_seed"] == asked.base.pretrain.base_seed
         and (asked.preset == "smoke" or _is_for_full_jobs(base["pretrain"], path.parent))
     ]

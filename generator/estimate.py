@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distillery.files import read_json
 from distillery.machine import Machine, use_threads
 from distillery.models.config import PixelDiTConfig, dit_num_parameters
 from generator import speeds as pricing
@@ -163,18 +162,9 @@ def finished_stages(config: DistillConfig, cache: Path, folder: Path | None) -> 
     if not cache.is_dir() and folder is None:
         return set()
     # here, because it imports torch
-    from generator.pipeline import STAGES
-    from generator.stage import RECORD, Finished, stage_key
+    from generator.pipeline import complete_stages
 
-    done: dict[str, Finished] = {}
-    for stage in STAGES:
-        root = cache if stage.is_shared else folder and folder / "stages"
-        if root is None or any(name not in done for name in stage.reads):
-            continue
-        place = root / f"{stage.name}-{stage_key(stage, config, done)[:16]}"
-        if (place / RECORD).exists():
-            done[stage.name] = Finished(stage.name, place, read_json(place / RECORD), True)
-    return set(done)
+    return set(complete_stages(config, cache, folder))
 
 
 def memory_of(config: DistillConfig, look: Look, base: BaseDescription) -> tuple[float, str]:

@@ -4,13 +4,13 @@ The dataset is prepared by the same stage as in a job, so a job's own dataset is
 already. Finished students lie in the cache too: the same request goes on where it stopped.
 """
 
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from distillery.data.config import DataConfig
 from distillery.data.dataset import Dataset
@@ -34,6 +34,7 @@ from generator.distilled_set import (
     fitted_set,
     match_classes,
 )
+from generator.entries import EVALUATIONS, PAUSE_S, lock_of, note_use, take
 from generator.public_names import public_name
 from generator.stage import run_stage
 from generator.stages import prepare
@@ -171,17 +172,16 @@ def evaluate(
     )  # fmt: skip
     folder = (
         cache
-        / "evaluations"
+        / EVALUATIONS
         / _key(distilled, dataset, inputs.target, setting, request, threads, device)[:16]
     )
-    folder.mkdir(parents=True, exist_ok=True)
     workers = 1 if device == "cuda" else max(1, machine.num_cores // threads)
     work = Work(
         setting=setting, inputs=inputs, store=folder / "students.json", seed=request.seed,
         num_workers=workers, device=torch.device(device), keep_best=request.keep_best,
         on_progress=on_progress,
     )  # fmt: skip
-    with _Locked(folder):
+    with _Locked(folder):  # makes the folder
         result = run_protocol(_with_teacher(work, request, folder))
     facts = {"set": dict(facts_of(distilled)), "dataset": _dataset_facts(data, dataset)}
     notes = _notes(distilled, note)
@@ -279,20 +279,30 @@ def _with_teacher(work: Work, request: Request, folder: Path) -> Work:
     return replace(work, inputs=replace(work.inputs, teacher=teacher))
 
 
+LOCK_WAIT_S = 0.5
+"""Who only looks at the cache has the lock for a moment."""
+
+
 class _Locked:
-    """Hold the lock of a folder of students."""
+    """Hold the lock of a folder of students, made where it is missing."""
 
     def __init__(self, folder: Path) -> None:
-        self._lock, self._folder = FileLock(folder / ".lock"), folder
+        self._folder = folder
 
     def __enter__(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise JobError("another process does this very evaluation: wait for it") from error
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + LOCK_WAIT_S
+        while (lock := take(lock_of(self._folder))) is None and time.monotonic() < until:
+            time.sleep(PAUSE_S)
+        if lock is None:
+            raise JobError("another process does this very evaluation: wait for it")
+        self._lock, self._use = lock, note_use(self._folder)
+        self._folder.mkdir(exist_ok=True)
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+        if self._use is not None:
+            self._use.release()
 
 
 def _dataset_facts(data: DataConfig, dataset: Dataset) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from distillery.progress import ignore_progress
 from finetune.groups import class_groups
 from generator.adapters import with_adapter
 from generator.config import DistillConfig, from_dict
+from generator.entries import RECORD, note_use
 from generator.pipeline import JOB_FILE, STAGES
-from generator.stage import RECORD, Context, Finished, stage_key
+from generator.stage import Context, Finished, stage_key
 from generator.stages.common import open_base
 
 NEEDED = ("prepare", "base", "encode", "finetune")
@@ -43,7 +44,8 @@ def export_finetuned(folder: Path, target: Path, *, cache: Path) -> list[Path]:
     if target.exists():
         raise ModelError(f"{target} exists already: name a new folder to write the model to")
     config = from_dict(read_json(folder / JOB_FILE)["config"])
-    inputs = _inputs(config, cache)
+    done = _inputs(config, cache)
+    inputs = {name: finished.folder for name, finished in done.items()}
     context = Context(replace(config, device="cpu"), target, inputs, ignore_progress)
     base, rows = open_base(context)
     names = Dataset.load(inputs["prepare"]).class_names
@@ -61,8 +63,8 @@ def export_finetuned(folder: Path, target: Path, *, cache: Path) -> list[Path]:
     return written
 
 
-def _inputs(config: DistillConfig, cache: Path) -> dict[str, Path]:
-    """Return the folders of the needed stages.
+def _inputs(config: DistillConfig, cache: Path) -> dict[str, Finished]:
+    """Return the needed stages.
 
     Raises:
         JobError: If one of them is not complete.
@@ -72,10 +74,11 @@ def _inputs(config: DistillConfig, cache: Path) -> dict[str, Path]:
         if stage.name not in NEEDED:
             continue
         path = cache / f"{stage.name}-{stage_key(stage, config, done)[:16]}"
+        hold = note_use(path) if path.exists() else None  # first, so that it stays
         if not (path / RECORD).exists():
             raise JobError(
                 f"stage {stage.name} of this job is not complete in {cache}, or its images or base "
                 "have changed since: run the job again"
             )
-        done[stage.name] = Finished(stage.name, path, read_json(path / RECORD), True)
-    return {name: finished.folder for name, finished in done.items()}
+        done[stage.name] = Finished(stage.name, path, read_json(path / RECORD), True, hold)
+    return done

@@ -100,7 +100,7 @@ def work_folder(
         stage = STAGES[0]
         return part_context(
             stage, from_dict(job["config"]), {}, root=stage_root(stage, folder, cache),
-            on_progress=on_progress,
+            on_progress=on_progress, used_by=folder.name,
         ).folder  # fmt: skip
     return _context(folder, job, name, cache=cache, on_progress=on_progress)[1].folder
 
@@ -119,5 +119,6 @@ def _context(
     context = part_context(
         stage, from_dict(job["config"]), done, root=stage_root(stage, folder, cache),
         on_progress=on_progress, checkpoint_interval_s=checkpoint_interval_s,
+        used_by=folder.name,
     )  # fmt: skip
     return stage, context

@@ -21,9 +21,10 @@ from distillery.files import digest_json, read_json, write_json
 from distillery.machine import use_device, use_threads
 from distillery.progress import OnProgress
 from generator.config import DistillConfig, from_dict, to_dict
+from generator.entries import RECORD, note_use, record_of
 from generator.notes import note_stage
 from generator.planned import Plan
-from generator.stage import RECORD, Finished, Stage, run_stage
+from generator.stage import Finished, Stage, run_stage, stage_key
 from generator.stages import (
     base,
     bundle,
@@ -175,7 +176,8 @@ def run_job(
     finally:
         lock.release()
     digest = done["bundle"].record["facts"]["content_digest"]
-    return JobResult(folder, folder / "bundle", digest, tuple(done.values()))
+    stages = tuple(dataclasses.replace(stage, hold=None) for stage in done.values())
+    return JobResult(folder, folder / "bundle", digest, stages)
 
 
 def set_up(job: Mapping[str, Any]) -> None:
@@ -216,7 +218,7 @@ def walk(
         facts = {"decisions": job["decisions"], "warnings": job["warnings"], "stages": [*rows]}
         finished = done[stage.name] = run_stage(
             stage, config, done, root=stage_root(stage, folder, cache), on_progress=on_progress,
-            job=facts, checkpoint_interval_s=checkpoint_interval_s,
+            job=facts, checkpoint_interval_s=checkpoint_interval_s, used_by=folder.name,
         )  # fmt: skip
         if is_noted:
             rows.append(_row(note_stage(folder, finished)))
@@ -244,6 +246,26 @@ def _position(name: str) -> int:
 def stage_root(stage: Stage, folder: Path, cache: Path) -> Path:
     """Return the folder that holds a stage's own."""
     return cache if stage.is_shared else folder / "stages"
+
+
+def complete_stages(config: DistillConfig, cache: Path, folder: Path | None) -> dict[str, Finished]:
+    """Return the stages of a job that are complete already, in the cache or its own folder."""
+    done: dict[str, Finished] = {}
+    for stage in STAGES:
+        root = cache if stage.is_shared else folder and folder / "stages"
+        if root is None or any(name not in done for name in stage.reads):
+            continue
+        place = root / f"{stage.name}-{stage_key(stage, config, done)[:16]}"
+        record = record_of(place)
+        if record is not None:
+            done[stage.name] = Finished(stage.name, place, record, True)
+    return done
+
+
+def note_uses(folder: Path, config: DistillConfig, *, cache: Path) -> None:
+    """Note in the cache which of its entries a job that is planned will use."""
+    for finished in complete_stages(config, cache, None).values():
+        note_use(finished.folder, folder.name)
 
 
 def _check_size(prepared: Finished, config: DistillConfig) -> None:

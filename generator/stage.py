@@ -2,7 +2,8 @@
 
 A stage's key is a digest of its name, version, settings and the digests of what it reads. Its
 folder is `NAME-KEY`; it is written under `NAME-KEY.partial` and renamed when whole, so that its
-presence means "complete", and a run that was killed goes on inside the partial folder.
+presence means "complete", and a run that was killed goes on inside the partial folder. A process
+that uses a shared stage keeps it from being removed (`generator.entries`).
 """
 
 import os
@@ -13,15 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from distillery.checkpoint import Checkpoint
 from distillery.files import digest_file, digest_json, read_json, sync_folder, write_json
 from distillery.progress import OnProgress, Progress
 from generator.config import DistillConfig
+from generator.entries import PARTIAL, PAUSE_S, RECORD, Hold, lock_of, note_use, take
 
-RECORD = "stage.json"
-PARTIAL = ".partial"
 WAITING = "another job is doing this: waiting"
 
 
@@ -53,6 +51,8 @@ class Context:
     """What the report tells of the job: decisions, warnings, records of earlier stages."""
     checkpoint_interval_s: float = 10.0
     """Seconds between two checkpoints."""
+    holds: tuple[Hold | None, ...] = ()
+    """What keeps the entries that it uses from being removed."""
 
     def checkpoint(self, name: str = "state") -> Checkpoint:
         """Return this stage's resumable state of that name; gone when the stage is complete."""
@@ -74,7 +74,7 @@ class Context:
         """
         folder = part_folder(self.folder, number)
         name = self.folder.name.partition("-")[0]
-        with locked(folder.with_name(f".{folder.name}.lock"), name, self.on_progress):
+        with locked(lock_of(folder), name, self.on_progress):
             # The stage removes its parts once its record is written: look there first
             if not any((place / RECORD).exists() for place in (*_places(self.folder), folder)):
                 folder.mkdir(exist_ok=True)
@@ -139,6 +139,8 @@ class Finished:
     record: Mapping[str, Any]
     was_cached: bool
     """Whether it was complete before this run."""
+    hold: Hold | None = None
+    """Keeps its folder from being removed; None for a stage of the job's own."""
 
 
 def stage_key(stage: Stage, config: DistillConfig, inputs: Mapping[str, Finished]) -> str:
@@ -162,14 +164,29 @@ def run_stage(
     on_progress: OnProgress,
     job: Mapping[str, Any] | None = None,
     checkpoint_interval_s: float = 10.0,
+    used_by: str = "",
 ) -> Finished:
-    """Return the complete stage under `root`, doing or finishing its work where need be."""
+    """Return the complete stage under `root`, doing or finishing its work where need be.
+
+    A shared one cannot be removed from the cache while the returned value lives.
+
+    Args:
+        stage: To do.
+        config: Resolved.
+        inputs: The stages before it.
+        root: Folder that its own lies in.
+        on_progress: Told of the work and of waiting; may raise `Cancelled`.
+        job: What the report tells of the job.
+        checkpoint_interval_s: Seconds between two checkpoints.
+        used_by: Name of the job.
+    """
     key, final = _place(stage, config, inputs, root)
+    hold = note_use(final, used_by) if stage.is_shared else None
     if (final / RECORD).exists():
-        return Finished(stage.name, final, read_json(final / RECORD), True)
-    with locked(root / f".{final.name}.lock", stage.name, on_progress):
+        return Finished(stage.name, final, read_json(final / RECORD), True, hold)
+    with locked(lock_of(final), stage.name, on_progress):
         if (final / RECORD).exists():  # another job has just finished it
-            return Finished(stage.name, final, read_json(final / RECORD), True)
+            return Finished(stage.name, final, read_json(final / RECORD), True, hold)
         partial = root / f"{final.name}{PARTIAL}"
         partial.mkdir(exist_ok=True)
         if not (partial / RECORD).exists():  # else it was killed when all but the name was there
@@ -181,14 +198,19 @@ def run_stage(
             output, seconds = stage.run(context), time.monotonic() - started
             record = _record(stage, key, config, inputs, partial, output, seconds)
             write_json(partial / RECORD, record)
-        # Only now: until the record is there, a killed run goes on from its checkpoints
-        _remove_parts(partial, stage.name, on_progress)
-        for path in partial.iterdir():
-            if _is_temporary(path):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        os.rename(partial, final)
-        sync_folder(root)
-    return Finished(stage.name, final, read_json(final / RECORD), False)
+        _finish(stage, partial, final, on_progress)
+    return Finished(stage.name, final, read_json(final / RECORD), False, hold)
+
+
+def _finish(stage: Stage, partial: Path, final: Path, on_progress: OnProgress) -> None:
+    """Give a stage that has its record its name, without what was needed on the way only."""
+    # Only now: until the record is there, a killed run goes on from its checkpoints
+    _remove_parts(partial, stage.name, on_progress)
+    for path in partial.iterdir():
+        if _is_temporary(path):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.rename(partial, final)
+    sync_folder(final.parent)
 
 
 def part_context(
@@ -199,12 +221,15 @@ def part_context(
     root: Path,
     on_progress: OnProgress,
     checkpoint_interval_s: float = 10.0,
+    used_by: str = "",
 ) -> Context:
     """Return the context in which a part of a stage is done ahead of the stage itself."""
     _, final = _place(stage, config, inputs, root)
+    hold = note_use(final, used_by) if stage.is_shared else None
     folders = {name: inputs[name].folder for name in stage.reads}
     partial = root / f"{final.name}{PARTIAL}"
-    return Context(config, partial, folders, on_progress, {}, checkpoint_interval_s)
+    holds = (hold, *(finished.hold for finished in inputs.values()))
+    return Context(config, partial, folders, on_progress, {}, checkpoint_interval_s, holds)
 
 
 def _place(
@@ -220,7 +245,7 @@ def _remove_parts(partial: Path, name: str, on_progress: OnProgress) -> None:
     """Remove the folders of parts, which are in the stage's own files by now."""
     stem = part_folder(partial, 0).name.removesuffix("0000")
     for folder in sorted(partial.parent.glob(f"{stem}*")):
-        with locked(folder.with_name(f".{folder.name}.lock"), name, on_progress):
+        with locked(lock_of(folder), name, on_progress):
             shutil.rmtree(folder)
 
 
@@ -235,19 +260,20 @@ class locked:  # noqa: N801  (reads as a statement)
     def __init__(
         self, path: Path, name: str, on_progress: OnProgress, message: str = WAITING
     ) -> None:
-        self.lock, self.name, self.on_progress = FileLock(path), name, on_progress
+        self.path, self.name, self.on_progress = path, name, on_progress
         self.message = message
 
     def __enter__(self) -> None:
-        while True:
-            try:
-                self.lock.acquire(timeout=1.0)
-                return
-            except Timeout:
+        reported_s = time.monotonic()
+        while (hold := take(self.path)) is None:
+            if time.monotonic() - reported_s > 1.0:
+                reported_s = time.monotonic()
                 self.on_progress(Progress(self.name, 0, 1, self.message))
+            time.sleep(PAUSE_S)
+        self.hold = hold
 
     def __exit__(self, *_: object) -> None:
-        self.lock.release()
+        self.hold.release()
 
 
 def _record(

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from generator.config import from_dict
+from generator.entries import RECORD
 from generator.notes import read_notes
 from generator.pipeline import STAGES, is_whole, stage_root
-from generator.stage import RECORD, stage_key
+from generator.stage import stage_key
 
 
 @dataclass(frozen=True, slots=True)

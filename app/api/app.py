@@ -13,6 +13,7 @@ from app.api.auth import Auth
 from app.api.children import Children
 from app.api.context import Api
 from app.api.files import Digests
+from app.api.head import HeadAsGet
 from app.api.hub import EventHub
 from app.api.middleware import Guard
 from app.api.openapi import add_openapi
@@ -70,6 +71,7 @@ def build_api(settings: Settings, service: Service | None = None) -> FastAPI:
     _add_pages(app, service)
     add_openapi(app)
     add_problem_handlers(app)
+    app.add_middleware(HeadAsGet, routes=app.state.routes)
     app.add_middleware(
         Guard, auth=auth, telemetry=telemetry, hosts=LOCAL_NAMES | set(settings.allowed_hosts),
         max_body_bytes=MAX_BODY_BYTES, max_upload_bytes=settings.max_upload_bytes,

@@ -37,6 +37,7 @@ TITLES: Mapping[str, tuple[int, str]] = {
     "idempotency_in_progress": (409, "The first request with this key is at work"),
     "dataset_exists": (409, "The name is taken"),
     "dataset_in_use": (409, "A job uses this dataset"),
+    "precondition_failed": (412, "The job has changed"),
     "payload_too_large": (413, "The body is too large"),
     "upload_too_large": (413, "The upload is too large"),
     "unsupported_media_type": (415, "A body of this type is not understood"),
@@ -61,9 +62,9 @@ TITLES: Mapping[str, tuple[int, str]] = {
 
 _BY_STATUS = {
     400: "malformed_request", 401: "unauthorized", 403: "forbidden", 404: "not_found",
-    405: "method_not_allowed", 406: "not_acceptable", 413: "payload_too_large",
-    415: "unsupported_media_type", 416: "range_not_satisfiable", 422: "validation_failed",
-    429: "rate_limited", 503: "service_unavailable",
+    405: "method_not_allowed", 406: "not_acceptable", 412: "precondition_failed",
+    413: "payload_too_large", 415: "unsupported_media_type", 416: "range_not_satisfiable",
+    422: "validation_failed", 429: "rate_limited", 503: "service_unavailable",
 }  # fmt: skip
 """Codes of refusals that Starlette makes itself."""
 
@@ -164,7 +165,7 @@ def _methods_at(request: Request) -> str:
         if route.path_regex.match(request.url.path)
         for method in route.methods or ()
     }
-    return ", ".join(sorted(found))
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found else set())))
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

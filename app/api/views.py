@@ -101,6 +101,11 @@ def matches(header: str | None, etag: str) -> bool:
     return any(each.strip().removeprefix("W/") in (etag, "*") for each in header.split(","))
 
 
+def is_current(header: str, etag: str) -> bool:
+    """Say whether an `If-Match` header names this ETag (RFC 9110, strong comparison)."""
+    return any(each.strip() in (etag, "*") for each in header.split(","))
+
+
 def event_json(event: EventRecord) -> dict[str, Any]:
     """Return a stored event."""
     return {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.compare import compare_verb
 from app.cli.console import clean, err, out
 from app.cli.options import RequestOptions, request_of, with_request
 from app.cli.remote import (
@@ -259,5 +260,5 @@ def verbs() -> dict[str, Any]:
     return {
         "jobs create": create_verb, "jobs ps": ps_verb, "jobs inspect": inspect_verb,
         "jobs logs": logs_verb, "jobs wait": wait_verb, "jobs cancel": cancel_verb,
-        "jobs retry": retry_verb, "jobs rm": rm_verb,
+        "jobs retry": retry_verb, "jobs compare": compare_verb, "jobs rm": rm_verb,
     }  # fmt: skip

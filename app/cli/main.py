@@ -3,6 +3,7 @@
 Nothing here or in the verbs' modules imports torch before a verb needs it, so that help is fast.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from app.cli import (
+    cache,
     doctor,
     download,
     estimate,
@@ -40,6 +42,10 @@ GROUPS = {
 """What the help says of each group of verbs."""
 
 
+ACTIVE_GROUPS = ("cache",)
+"""Groups that do something without a further verb."""
+
+
 def verbs() -> dict[str, Callable[..., None]]:
     """Return the verbs by name, in the order of the help; `jobs ps` is a verb of the group jobs."""
     return {
@@ -55,6 +61,7 @@ def verbs() -> dict[str, Callable[..., None]]:
         "worker": worker.worker_verb,
         **jobs.verbs(),
         "download": download.download_verb,
+        **cache.verbs(),
         **keys.verbs(),
     }
 
@@ -69,14 +76,19 @@ def build_app() -> typer.Typer:
         if group not in groups:
             groups[group] = _group(group, GROUPS[group])
             app.add_typer(groups[group])
-        groups[group].command(verb)(function)
+        if name in ACTIVE_GROUPS:  # a group that does something by itself
+            groups[name] = _group(name, inspect.getdoc(function) or "", has_own=True)
+            groups[name].callback(invoke_without_command=True)(function)
+            app.add_typer(groups[name])
+        else:
+            groups[group].command(verb)(function)
     return app
 
 
-def _group(name: str, text: str) -> typer.Typer:
-    """Return a command that holds others."""
+def _group(name: str, text: str, *, has_own: bool = False) -> typer.Typer:
+    """Return a command that holds others, and may do something by itself."""
     return typer.Typer(
-        name=name, help=text, no_args_is_help=True, add_completion=False,
+        name=name, help=text, no_args_is_help=not has_own, add_completion=False,
         pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["--help", "-h"]},
     )  # fmt: skip

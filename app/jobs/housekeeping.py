@@ -8,6 +8,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from app.jobs.cache_use import prune_cache
 from app.jobs.records import TERMINAL, JobRecord
 from app.jobs.rows import now
 from app.jobs.service import Service, job_folder
@@ -30,7 +31,7 @@ def tend(service: Service) -> None:
 def clean(service: Service) -> None:
     """Remove what is too old: finished jobs by the retention setting, answers, leftovers.
 
-    Of finished jobs that stay, the events are thinned.
+    Of finished jobs that stay, the events are thinned. The cache is brought to its size.
     """
     service.answers.purge()
     thin_finished(service.database)
@@ -38,6 +39,7 @@ def clean(service: Service) -> None:
     if days is not None:
         remove_old_jobs(service, timedelta(days=days))
     sweep(service.settings, service)
+    prune_cache(service.settings, service.store)
 
 
 def delete_job(service: Service, job_id: str) -> None:

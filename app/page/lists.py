@@ -22,6 +22,7 @@ FILES: dict[str, tuple[str, bool]] = {
     "report.json": ("every figure of it", False),
     "preview.png": ("a picture of the images", True),
     "README.md": ("dataset card", False),
+    "croissant.json": ("the dataset described for machines (Croissant)", False),
     "manifest.json": ("configuration, provenance, classes", False),
     "SHA256SUMS": ("checksums of all files", False),
 }

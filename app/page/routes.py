@@ -20,6 +20,7 @@ from starlette.types import Scope
 from app.api.names import public_request
 from app.jobs.rows import now
 from app.page import commands, form, lists, text
+from app.page.compare_routes import compare_router
 from app.page.job_routes import job_router, request_body
 from app.page.phases import PHASES
 from app.page.templates import render
@@ -62,6 +63,7 @@ def add_pages(app: FastAPI, service: "Service") -> None:
     app.mount("/static", Static(directory=STATIC), name="static")
     app.include_router(_router(service))
     app.include_router(job_router(service))
+    app.include_router(compare_router(service))
 
 
 def _router(service: "Service") -> APIRouter:

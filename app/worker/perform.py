@@ -22,7 +22,7 @@ from generator.config import DistillConfig, from_dict
 from generator.estimate import estimate
 from generator.notes import read_notes
 from generator.one_stage import run_one_part, run_one_stage, work_folder
-from generator.pipeline import JOB_FILE, start_job, stored_job
+from generator.pipeline import JOB_FILE, note_uses, start_job, stored_job
 from generator.plan import look_at, make_plan
 from generator.planned import Plan
 from generator.stage import Finished
@@ -103,6 +103,7 @@ def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:
         write_json(task.folder / ESTIMATE_FILE, expected)
         made = replace(made, warnings=(*made.warnings, *cost.warnings))
         job = start_job(task.folder, request, made)
+        note_uses(task.folder, made.config, cache=task.cache)
     on_progress(Progress(PLAN, 2, 2, "planned"))
     return {
         "config": job["config"],

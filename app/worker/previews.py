@@ -16,9 +16,10 @@ from distillery.bundle.preview import MAX_ROWS, preview_png
 from distillery.data.dataset import Dataset
 from distillery.files import read_json, write_bytes
 from distillery.tensorfile import read_tensors
+from generator.entries import PARTIAL
 from generator.one_stage import class_names
 from generator.pipeline import JOB_FILE
-from generator.stage import PARTIAL, Finished
+from generator.stage import Finished
 from generator.stages.generate import BATCHES, POOL
 from generator.stages.refine import REFINED
 from generator.stages.score import CHOSEN

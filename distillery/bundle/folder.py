@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distillery.bundle.card import card_text
+from distillery.bundle.croissant import CROISSANT_NAME, croissant
 from distillery.bundle.dataset import DistilledDataset
 from distillery.bundle.export import PARQUET_NAME, class_folder, with_new_folder, write_parquet
 from distillery.bundle.read import read_bundle
@@ -22,7 +23,7 @@ MANIFEST_NAME = "manifest.json"
 REPORT_NAME = "report.json"
 SUMS_NAME = "SHA256SUMS"
 MANIFEST_SCHEMA = "distillery-manifest/1"
-_OUR_NAMES = {FILE_NAME, PARQUET_NAME, CARD_NAME, MANIFEST_NAME, SUMS_NAME}
+_OUR_NAMES = {FILE_NAME, PARQUET_NAME, CARD_NAME, CROISSANT_NAME, MANIFEST_NAME, SUMS_NAME}
 
 
 def write_bundle_folder(
@@ -32,7 +33,7 @@ def write_bundle_folder(
     report: dict[str, Any] | None,
     files: Mapping[str, bytes],
 ) -> None:
-    """Write bundle, Parquet, card, manifest, checksums and `files` to a new folder.
+    """Write bundle, Parquet, card, Croissant, manifest, checksums and `files` to a new folder.
 
     Args:
         folder: Must not exist; it appears when everything in it is on the disk.
@@ -58,6 +59,8 @@ def write_bundle_folder(
         for name, content in sorted(extra.items()):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
+        described = croissant(dataset, report, _sized(partial, _digests(partial)))
+        (partial / CROISSANT_NAME).write_bytes(json_bytes(described))
         manifest = _manifest(dataset, report, _digests(partial), partial)
         (partial / MANIFEST_NAME).write_bytes(json_bytes(manifest))
         (partial / SUMS_NAME).write_text(_sums(partial), encoding="utf-8")
@@ -79,6 +82,11 @@ def _digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file below `folder` by its path."""
     paths = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return {path.relative_to(folder).as_posix(): digest_file(path) for path in paths}
+
+
+def _sized(folder: Path, digests: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """Return digests with the sizes of their files."""
+    return {name: (digest, (folder / name).stat().st_size) for name, digest in digests.items()}
 
 
 def _sums(folder: Path) -> str:
@@ -112,8 +120,8 @@ def _manifest(
         "provenance": dict(dataset.metadata),
         "config": (report or {}).get("config"),
         "files": {
-            name: {"sha256": digest, "size_bytes": (folder / name).stat().st_size}
-            for name, digest in digests.items()
+            name: {"sha256": digest, "size_bytes": size}
+            for name, (digest, size) in _sized(folder, digests).items()
         },
     }
 

@@ -232,6 +232,12 @@ class Jobs:
         """Remove a finished job and its files."""
         self._transport.request("DELETE", _path(job_id))
 
+    def report(self, job_id: str) -> dict[str, Any]:
+        """Return the report of a job that has succeeded."""
+        headers = {"Accept": "application/json"}
+        path = f"{_path(job_id)}/report"
+        return dict(self._transport.request("GET", path, headers=headers).json())
+
     def files(self, job_id: str) -> Sequence[dict[str, Any]]:
         """Return what files a job has, with sizes and digests."""
         return self._transport.request("GET", f"{_path(job_id)}/files").json()["data"]

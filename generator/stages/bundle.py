@@ -1,4 +1,4 @@
-"""Stage bundle: the product. Tensors, Parquet, card, report with pictures, preview, checksums."""
+"""Stage bundle: the product. Tensors, Parquet, card, Croissant, report, preview, checksums."""
 
 import json
 from typing import Any
@@ -87,7 +87,7 @@ def distilled_dataset(context: Context) -> DistilledDataset:
 
 
 STAGE = Stage(
-    "bundle", 2,
+    "bundle", 3,
     ("prepare", "base", "finetune", "generate", "score", "refine", "label", "evaluate"),
     settings, run,
 )  # fmt: skip

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 
 from app.api.content import accepts
 from app.api.context import Api, ApiDep, JobId
+from app.api.head import IS_HEAD
 from app.api.hub import Channel, sse
 from app.api.openapi import documented
 from app.api.problems import Problem
@@ -61,6 +62,8 @@ async def events(
     seen = int(last_event_id) if last_event_id and _is_number(last_event_id) else after
     if job.is_terminal and seen is not None and seen >= job.revision:
         return Response(status_code=204)
+    if getattr(request.state, IS_HEAD, False):
+        return Response(headers=STREAM_HEADERS, media_type=f"{STREAM}; charset=utf-8")
     if api.hub.num_streams >= api.settings.max_streams:
         detail = f"{api.hub.num_streams} event streams are open: poll the job, or close some"
         raise Problem("too_many_streams", detail, retry_after_s=15)

@@ -14,7 +14,7 @@ from app.api.openapi import documented
 from app.api.patience import PREFERENCE, wait_for_change
 from app.api.problems import Problem
 from app.api.schemas import JobList, JobOut
-from app.api.views import answer, job_etag, job_json, list_json, matches
+from app.api.views import answer, is_current, job_etag, job_json, list_json, matches
 from app.jobs.housekeeping import delete_job
 from app.jobs.records import JobRecord, Status
 from distillery.errors import JobError
@@ -31,6 +31,13 @@ IdempotencyKey = Annotated[
     ),
 ]  # fmt: skip
 IfNoneMatch = Annotated[str | None, Header(alias="If-None-Match", max_length=1000)]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match", max_length=1000,
+        description="Only where this is the job's `ETag` still; `*` is any.",
+    ),
+]  # fmt: skip
 Prefer = Annotated[
     str | None,
     Header(
@@ -162,11 +169,13 @@ def retry(api: ApiDep, job_id: JobId) -> Response:
 
 @router.delete(
     "/{job_id}", status_code=204, summary="Delete a job",
-    **documented({204: (None, "It is gone.")}, 404, 409, 422),
+    **documented({204: (None, "It is gone.")}, 404, 409, 412, 422),
 )  # fmt: skip
-def delete(api: ApiDep, job_id: JobId) -> Response:
+def delete(api: ApiDep, job_id: JobId, if_match: IfMatch = None) -> Response:
     """Remove a finished job, its files and its events; shared stages in the cache stay."""
-    api.job(job_id)
+    etag = job_etag(*api.job_placed(job_id))
+    if if_match is not None and not is_current(if_match, etag):
+        raise Problem("precondition_failed", f"the job's ETag is {etag} now: look at it again")
     try:
         delete_job(api.service, job_id)
     except JobError as error:

@@ -376,3 +376,67 @@ def test_requests_do_not_leak_into_each_other(place: Place) -> None:
     place.make(refine={"num_steps": 3})
     record = place.store.get(place.make())
     assert record is not None and "refine" not in record.request
+
+
+@pytest.mark.parametrize("kind", ["key", "session"])
+def test_a_request_that_waits_ends_with_its_key(
+    place: Place, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("app.api.patience.CHECK_S", 0.05)
+    monkeypatch.setattr("app.api.patience.STEP_S", 0.1)
+    record, secret = place.service.keys.create("other")
+    job_id, client = place.make(), place.anonymous()
+    headers = {"Prefer": "wait=30", "Authorization": f"Bearer {secret}"}
+    if kind == "session":
+        client.post("/login", json={"key": secret}, headers={"Origin": "http://localhost"})
+        del headers["Authorization"]
+    started = time.monotonic()
+    threading.Timer(0.3, place.service.keys.revoke, (record.id,)).start()
+    answer = client.get(f"/jobs/{job_id}", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    assert time.monotonic() - started < 5
+
+
+def test_a_wait_asks_for_its_key_within_ten_seconds() -> None:
+    from app.api.patience import CHECK_S, STEP_S
+
+    assert CHECK_S + STEP_S <= 10
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs", "/jobs/{id}", "/jobs/{id}/events", "/jobs/{id}/metrics", "/datasets",
+             "/models", "/workers", "/info", "/openapi.json", "/new"],
+)  # fmt: skip
+def test_head_answers_like_get_without_a_body(place: Place, path: str) -> None:
+    path = path.format(id=place.make())
+    got, head = place.client.get(path), place.client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    for name in ("content-type", "etag", "content-length", "cache-control"):
+        assert head.headers.get(name) == got.headers.get(name), name
+
+
+def test_head_opens_no_stream_and_finds_no_more_than_get(place: Place) -> None:
+    job_id = place.make()
+    answer = place.client.head(f"/jobs/{job_id}/events", headers={"Accept": "text/event-stream"})
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event")
+    assert place.client.head("/jobs/job_" + "0" * 26).status_code == 404
+    figures = place.client.head("/metrics")
+    assert (figures.status_code, figures.content) == (200, b"")
+    assert place.client.head("/estimates").status_code == 405
+    assert place.anonymous().head("/jobs").status_code == 401
+    assert place.client.put("/jobs").headers["allow"] == "GET, HEAD, POST"
+
+
+def test_a_job_is_deleted_only_as_its_etag_says(place: Place) -> None:
+    job_id = place.make()
+    known = place.client.get(f"/jobs/{job_id}").headers["etag"]
+    place.client.post(f"/jobs/{job_id}/cancel")
+    now = place.client.get(f"/jobs/{job_id}").headers["etag"]
+    for wrong in (known, f"W/{now}", '"other"', "unquoted", ""):
+        refused = place.client.delete(f"/jobs/{job_id}", headers={"If-Match": wrong})
+        assert (refused.status_code, refused.json()["code"]) == (412, "precondition_failed"), wrong
+    assert place.client.get(f"/jobs/{job_id}").status_code == 200
+    one_of = {"If-Match": f'"other", {now}'}
+    assert place.client.delete(f"/jobs/{job_id}", headers=one_of).status_code == 204
+    gone = place.client.delete(f"/jobs/{job_id}", headers={"If-Match": "*"})
+    assert gone.status_code == 404

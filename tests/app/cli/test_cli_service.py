@@ -289,3 +289,35 @@ def test_keys_are_shown_once(
     code, link, _ = distillery("keys", "link", "--url", "http://host:1/")
     assert code == 0 and link.startswith("http://host:1/login?token=")
     assert distillery("healthcheck", "worker")[0] == 5
+
+
+def test_compare_tells_settings_and_figures(distillery: Command, service: ServiceDouble) -> None:
+    def answer(asked: Asked) -> Answer:
+        number = 1 if "job_1" in asked.path else 2
+        if asked.path.endswith("/report"):
+            assert asked.headers["accept"] == "application/json"
+            figure = {"mean": 0.8 + number / 10, "std": 0.01, "runs": [0.9, 0.9]}
+            row = {"name": "ours", "is_ours": True, "accuracy": figure, "cluster_min": figure}
+            return reply({"results": {"hard": [row]}})
+        config = {"base": {"steps": number, "note": "evil \x1b[31m"}}
+        urls = {"report": f"/jobs/job_{number}/report"}
+        return job(id=f"job_{number}", status="succeeded", config=config, urls=urls)
+
+    service.handler = answer
+    code, out, _ = distillery("jobs", "compare", "job_1", "job_2")
+    assert code == 0 and "\x1b[31m" not in out
+    assert "accuracy, hard labels" in out and "+10.0" in out and "90.0 ± 1.0" in out
+    assert "base.steps" in out and "base.note" not in out
+    code, out, _ = distillery("jobs", "compare", "job_1", "job_2", "--json")
+    told = json.loads(out)
+    assert told["jobs"] == ["job_1", "job_2"] and told["notes"] == []
+    assert told["config"] == [{"key": "base.steps", "a": 1, "b": 2}]
+    assert told["report"][0]["difference"] == pytest.approx(0.1)
+
+
+def test_compare_needs_no_results(distillery: Command, service: ServiceDouble) -> None:
+    service.handler = lambda _: job(status="queued", config=None)
+    code, out, _ = distillery("jobs", "compare", "job_1", "job_2")
+    assert code == 0 and "No setting differs" in out and "no report" in out
+    service.handler = lambda _: problem(404, "not_found", "there is no job")
+    assert distillery("jobs", "compare", "job_1", "job_3")[0] == 4

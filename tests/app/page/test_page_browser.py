@@ -242,11 +242,11 @@ def test_an_estimate_comes_before_anything_runs(running: Running) -> None:
 def test_nothing_is_wider_than_a_phone(running: Running, scheme: str) -> None:
     page = running.page
     done = next(j for j in running.ask("GET", "/jobs")["data"] if j["status"] == "succeeded")
-    here = done["urls"]["page"]
+    here, pair = done["urls"]["page"], f"/ui/compare?a={done['id']}&b={done['id']}"
     page.set_scheme(scheme)
     page.resize(400, 800, is_phone=True)
     try:
-        for path in ("/", "/system", "/new", here, f"{here}/result", f"{here}/classes/0"):
+        for path in ("/", "/system", "/new", here, f"{here}/result", f"{here}/classes/0", pair):
             page.goto(running.url + path)
             assert page.run("document.documentElement.scrollWidth") <= 400, path
             wanted = "rgb(246, 246, 243)" if scheme == "light" else "rgb(15, 17, 21)"

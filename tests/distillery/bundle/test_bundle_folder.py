@@ -30,6 +30,7 @@ def test_the_folder_holds_everything_and_verifies(written: Path, dataset: Distil
     assert names == {
         "README.md",
         "SHA256SUMS",
+        "croissant.json",
         "data/train-00000-of-00001.parquet",
         "distilled.safetensors",
         "logs/job.log",
@@ -50,7 +51,7 @@ def test_sha256sum_agrees(written: Path) -> None:
     except FileNotFoundError:
         pytest.skip("needs the sha256sum command")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count(": OK\n") == 8
+    assert result.stdout.count(": OK\n") == 9
 
 
 def test_the_manifest_says_how_to_make_it_again(written: Path, dataset: DistilledDataset) -> None:
