@@ -110,13 +110,12 @@ def _moved(block: Sequence[StepDraw], device: torch.device) -> Iterator[StepDraw
         yield from (StepDraw(own, None) for own in indices)
         return
     still = [draw.leaves_places() for draw in draws]
-    numbers = [
+    theta, colour, centre = (
         torch.stack([getattr(draw, name) for draw in draws]).to(device)
         for name in ("theta", "colour", "cutout_centre")
-    ]
+    )
     for step, own in enumerate(indices):
-        draw = AugmentDraw(*(values[step] for values in numbers), is_still=still[step])
-        yield StepDraw(own, draw)
+        yield StepDraw(own, AugmentDraw(theta[step], colour[step], centre[step], still[step]))
 
 
 def _is_host(device: torch.device) -> bool:
