@@ -6,9 +6,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distillery.data.augment import AFFINE, DSA, AugmentConfig, augment, draw_augmentation
 from distillery.data.normalise import Normalisation, NormalisedImages
+from distillery.errors import Cancelled
 from distillery.evaluation import draws as draws_module
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.draws import StepDraw, batch_indices, draw_steps
+from distillery.evaluation.together import train_classifiers
 from distillery.evaluation.training import (
     cross_entropy_objective,
     step_generator,
@@ -17,6 +19,7 @@ from distillery.evaluation.training import (
 from distillery.models.classifiers import build_classifier
 
 CPU = torch.device("cpu")
+NORMALISATION = Normalisation((0.5,) * 3, (0.25,) * 3, (0.2, 0.4, 0.6))
 STILL = AugmentConfig(flip=True, shift=0, rotate_degrees=0, scale=1)
 
 
@@ -73,8 +76,7 @@ def test_moved_draws_know_whether_anything_moves(monkeypatch) -> None:
 def student_task() -> tuple[NormalisedImages, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     raw = torch.randint(0, 256, (12, 3, 8, 8), generator=generator, dtype=torch.uint8)
-    normalisation = Normalisation((0.5,) * 3, (0.25,) * 3, (0.2, 0.4, 0.6))
-    return NormalisedImages(raw, normalisation), torch.arange(12) % 2
+    return NormalisedImages(raw, NORMALISATION), torch.arange(12) % 2
 
 
 @pytest.mark.parametrize("augmentation", ["none", "affine", "dsa"])
@@ -110,29 +112,48 @@ def test_a_classifier_keeps_the_bytes_of_the_plain_loop(augmentation, batch_size
 
 
 class Watch(TorchDispatchMode):
-    """Counts what a GPU's host would wait for: numbers read out of tensors, and copies."""
+    """Counts tensors that are moved to a device that is not the CPU."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits: list[str] = []
+        self.moves = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._overloadpacket._qualified_op_name
-        if name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero"):
-            self.waits.append(name)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        to = torch.device(kwargs.get("device") or "cpu").type
+        self.moves += func is torch.ops.aten._to_copy.default and to != "cpu"
+        return func(*args, **kwargs)
 
 
-def test_no_step_of_a_block_waits_for_the_device(monkeypatch) -> None:
+@pytest.mark.parametrize("augmentation", ["none", "affine", "dsa"])
+@pytest.mark.parametrize("are_together", [False, True])
+def test_no_step_waits_for_the_device(augmentation, are_together, monkeypatch) -> None:
+    """On a device whose tensors hold no values, reading one fails, and so does mixing devices."""
+    adam, nowhere = torch.optim.AdamW, torch.device("meta")
+    monkeypatch.setattr(torch.optim, "AdamW", lambda *own, fused, **named: adam(*own, **named))
     images, labels = student_task()
-    config = StudentConfig(network="convnet-d1-w8", num_steps=6, augmentation="dsa")
-    monkeypatch.setattr(draws_module, "_is_host", lambda device: False)
-    network = build_classifier("convnet-d1-w8", 3, 8, 2, seed=0)
+    images = NormalisedImages(images.raw.to(nowhere), NORMALISATION)
+    labels, background = labels.to(nowhere), NORMALISATION.background()
+    network = build_classifier("convnet-d1-w8-group", 3, 8, 2, seed=0).to(nowhere)
+    config = StudentConfig(num_steps=6, batch_size=5, augmentation=augmentation)
     seen: list[int] = []
-    with Watch() as watch:
-        train_classifier(
-            network, images, cross_entropy_objective(labels), config, seed=0,
-            on_step=lambda _: seen.append(len(watch.waits)),
-        )  # fmt: skip
-    assert seen[0] >= config.num_steps  # the block looks at each draw on the CPU, beforehand
-    assert seen == [seen[0]] * config.num_steps
+
+    def on_step(step: int) -> None:
+        seen.append(watch.moves)
+        if step == config.num_steps:
+            raise Cancelled  # before the last loss is looked at
+
+    with Watch() as watch, pytest.raises(Cancelled):
+        if are_together:
+            rows = torch.zeros(1, 12, dtype=torch.long, device=nowhere)
+            train_classifiers(
+                [network], images, labels, rows, config, seeds=[0], background=background,
+                on_step=on_step,
+            )  # fmt: skip
+        else:
+            train_classifier(
+                network, images, cross_entropy_objective(labels), config, seed=0,
+                background=background, on_step=on_step,
+            )  # fmt: skip
+    assert seen == [seen[0]] * config.num_steps  # all of a block was moved before its first step
+    assert seen[0] == (2 if augmentation == "none" else 5)  # indices, their draws, the background
