@@ -1,10 +1,11 @@
 """Are five students trained together faster than one after another?
 
 Three ways train five ConvNets of the published form (instance norm, average pooling) on the same
-100 images with AdamW: one after another; all in one call of `torch.func.vmap`; as one network of
-grouped convolutions. Each student has its own weights and its own batches. A first check holds all
-three to the same losses. Times are seconds of the thread on a CPU, of the clock on a GPU; the ways
-take turns, and the median of the rounds counts.
+100 images with AdamW: one after another; all in one call of `torch.func.vmap`, which is how a job's
+evaluation trains them on a GPU (`distillery/evaluation/together.py`); as one network of grouped
+convolutions. Each student has its own weights and its own batches. A first check holds all three to
+the same losses. Times are seconds of the thread on a CPU, of the clock on a GPU; the ways take
+turns, and the median of the rounds counts.
 
     python -m benchmarks.batched_students [--device cuda] [--rounds 5]
 
@@ -20,9 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, stack_module_state, vmap
 
 from benchmarks.jobs import RESULTS, save
+from distillery.evaluation.together import Together, losses_of
 from distillery.files import read_json
 from distillery.machine import keep_large_buffers
 from distillery.models.classifiers import ConvNet, build_classifier
@@ -60,24 +61,16 @@ def one_after_another(networks: list[ConvNet]) -> Step:
 
 
 def by_vmap(networks: list[ConvNet]) -> Step:
-    """Return all students as one function of stacked weights."""
-    stacked, _ = stack_module_state(networks)
-    weights = {name: value.detach().clone() for name, value in stacked.items()}
-    optimizer = torch.optim.AdamW(weights.values(), 1e-3, fused=True)
-    shell = networks[0]
-
-    def loss_of(own: dict[str, Tensor], images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        loss = F.cross_entropy(functional_call(shell, own, (images,)), labels)
-        return loss, loss
-
-    gradients_of = vmap(grad(loss_of, has_aux=True))
+    """Return all students as one function of stacked weights, as the harness has it on a GPU."""
+    students = Together(networks)
+    optimizer = torch.optim.AdamW(students.weights.values(), 1e-3, fused=True)
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        gradients, losses = gradients_of(weights, images, labels)
-        for name, weight in weights.items():
-            weight.grad = gradients[name]
+        losses = losses_of(students(images), labels)
+        optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
         optimizer.step()
-        return losses
+        return losses.detach()
 
     return step
 
@@ -132,13 +125,11 @@ def by_groups(networks: list[ConvNet]) -> Step:
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
 
     def step(images: Tensor, labels: Tensor) -> Tensor:
-        logits = network(images)
-        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        means = losses.reshape(labels.shape).mean(1)  # (S,)
+        losses = losses_of(network(images), labels)
         optimizer.zero_grad(set_to_none=True)
-        means.sum().backward()
+        losses.sum().backward()
         optimizer.step()
-        return means.detach()
+        return losses.detach()
 
     return step
 

@@ -22,7 +22,7 @@ from distillery.models.classifiers import Classifier, build_classifier
 from distillery.progress import OnProgress, ignore_progress
 from distillery.seeds import derive_seed, numpy_rng, torch_rng
 from distillery.tensorfile import read_tensors, write_tensors
-from robust.constraints import ConstraintWeights
+from robust.constraint_weights import ConstraintWeights
 from robust.distil import Budget, distil
 from robust.matching_types import Method, Parameterisation
 from robust.methods import method_for, robust_variant, with_constraints

@@ -133,6 +133,20 @@ class DistillConfig:
         check_refinement(self.refine, self.images_per_class)
 
 
+def key_dict(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as a stage's key reads it: `to_dict` without unused later fields.
+
+    A field that came after jobs were kept (`robust.config.LATER`) counts only where it is not at
+    its default, so that what was computed before it stays valid.
+    """
+    return {
+        part.name: key_dict(value) if dataclasses.is_dataclass(value) else value
+        for part in dataclasses.fields(config)
+        for value in [getattr(config, part.name)]
+        if not (part.metadata.get("later") and value == part.default)
+    }
+
+
 @functools.cache
 def field_types(kind: type) -> dict[str, Any]:
     """Return the type of each field of a config dataclass."""

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from distillery.data.decode import to_array
-from distillery.evaluation.harness import ImageSet, TestBench, judge
+from distillery.evaluation.harness import ImageSet, TestBench, judge, judge_together
 from distillery.evaluation.inputs import Inputs, Work
 from distillery.evaluation.pool import Figures, Trial, run_trials
 from distillery.evaluation.setting import Setting
 from distillery.evaluation.student import Teacher
 from distillery.evaluation.tables import student_trial
+from distillery.evaluation.together import students_together
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.controls import LABELS
@@ -25,58 +26,80 @@ from generator.stages.common import device_of, num_workers
 
 MakeSet = Callable[[int], ImageSet]
 """Number of the student -> the set it learns from; the same for all but random draws."""
-MakeTrial = Callable[[str, MakeSet, int], Trial]
-"""(key, set, number of the student) -> its training."""
+MakeTrials = Callable[[str, MakeSet, range], list[Trial]]
+"""(key, set, numbers of the students) -> their trainings, in the order of the students."""
 STORE = "checkpoint-judged.json"
 
 
 def judge_all(
-    context: Context, sets: Mapping[str, Mapping[str, MakeSet]], make_trial: MakeTrial
+    context: Context, sets: Mapping[str, Mapping[str, MakeSet]], make_trials: MakeTrials
 ) -> dict[tuple[str, str], list[Figures]]:
     """Return the figures of every student by (labels, name of the set), in the order of seeds.
 
     Args:
         context: Of the running stage; students that it has finished are not trained again.
         sets: Sets by name, by the labels that they are judged with.
-        make_trial: `own_students` or `protocol_students`.
+        make_trials: `own_students` or `protocol_students`.
     """
     seeds = range(context.config.evaluate.num_seeds)
-    trials = [
-        make_trial(f"{labels}/{name}/{number}", make, number)
+    trials = {
+        (labels, name): make_trials(f"{labels}/{name}", make, seeds)
         for labels, named in sets.items()
         for name, make in named.items()
-        for number in seeds
-    ]
+    }
     figures = run_trials(
-        trials, store=context.folder / STORE, num_workers=num_workers(context.config),
+        [trial for own in trials.values() for trial in own],
+        store=context.folder / STORE, num_workers=num_workers(context.config),
         phase="evaluate", on_progress=context.on_progress,
     )  # fmt: skip
     return {
-        (labels, name): [figures[f"{labels}/{name}/{number}"] for number in seeds]
-        for labels, named in sets.items()
-        for name in named
+        which: [one for trial in own for one in _each(figures[trial.key])]
+        for which, own in trials.items()
     }
 
 
-def own_students(config: DistillConfig, bench: TestBench) -> MakeTrial:
-    """Return trials of the job's own student."""
-    student = config.evaluate.student
+def _each(figures: Figures) -> list[Figures]:
+    """Return the figures of each student of a trial: those trained together are in a list."""
+    return list(figures.get("students", [figures]))
 
-    def make_trial(key: str, make: MakeSet, number: int) -> Trial:
-        # The same seed for every set: students differ in their images only
-        seed = derive_seed(config.seed, "student", number)
 
-        def run(on_step: Callable[[int], None]) -> Figures:
-            return judge(make(number), bench, student, seed=seed, on_step=on_step)
+def own_students(config: DistillConfig, bench: TestBench) -> MakeTrials:
+    """Return trials of the job's own student, several students a trial where that pays."""
+    clean = bench.views["clean"]
+    size = students_together(clean.device, clean.shape[-1])
 
-        return Trial(key, student.num_steps, _message(key), run)
+    def make_trials(key: str, make: MakeSet, numbers: range) -> list[Trial]:
+        groups = [numbers[first : first + size] for first in range(0, len(numbers), size)]
+        return [_own_trial(key, make, group, config, bench) for group in groups]
 
-    return make_trial
+    return make_trials
+
+
+def _own_trial(
+    key: str, make: MakeSet, numbers: range, config: DistillConfig, bench: TestBench
+) -> Trial:
+    """Return the training of one student, or of several together."""
+    student, count = config.evaluate.student, len(numbers)
+    # The same seeds for every set: students differ in their images only
+    seeds = [derive_seed(config.seed, "student", number) for number in numbers]
+
+    def run(on_step: Callable[[int], None]) -> Figures:
+        if count == 1:
+            return judge(make(numbers[0]), bench, student, seed=seeds[0], on_step=on_step)
+        sets = [make(number) for number in numbers]
+        return {
+            "students": judge_together(
+                sets, bench, student, seeds=seeds, on_step=lambda step: on_step(count * step)
+            )
+        }
+
+    name = str(numbers[0]) if count == 1 else f"{numbers[0]}-{numbers[-1]}"
+    return Trial(f"{key}/{name}", count * student.num_steps, _message(key), run)
 
 
 def protocol_students(
     context: Context, setting: Setting, bench: TestBench, teacher: Teacher | None
-) -> MakeTrial:
+) -> MakeTrials:
     """Return trials of the students of a published protocol."""
     config = context.config
     nothing = np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64)
@@ -96,9 +119,9 @@ def protocol_students(
             trial = student_trial(work, bench, image_set, network, number, name=key)
             return trial.run(on_step)
 
-        return Trial(key, setting.recipes[network].num_epochs, _message(key), run)
+        return Trial(f"{key}/{number}", setting.recipes[network].num_epochs, _message(key), run)
 
-    return make_trial
+    return lambda key, make, numbers: [make_trial(key, make, number) for number in numbers]
 
 
 def resized_set(image_set: ImageSet, image_size: int) -> ImageSet:

@@ -17,7 +17,8 @@ from distillery.progress import OnProgress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.stages.common import Reals, fit_classifier
-from robust.constraints import ConstraintWeights
+from robust.config import constraint_weights
+from robust.constraint_weights import ConstraintWeights
 from robust.distil import Budget, distil
 from robust.matching_types import Method, Parameterisation, WeightedConstraint
 from robust.methods import constraint_terms, method_for, robust_variant
@@ -94,11 +95,14 @@ def constraints_of(
 ) -> tuple[WeightedConstraint, ...]:
     """Return the constraints that a job asks for; trains the network of centralisation."""
     refine = config.refine
-    weights = ConstraintWeights(refine.centralisation_weight, refine.covariance_weight)
+    weights = constraint_weights(refine, config.images_per_class)
     if weights == ConstraintWeights(0.0, 0.0):
         return ()
     network = _centralisation_network(reals, config, seed) if weights.centralisation else None
-    return constraint_terms(weights, network)
+    return constraint_terms(
+        weights, network, form=refine.centralisation_form, floor=refine.centralisation_floor,
+        beta=refine.centralisation_beta,
+    )  # fmt: skip
 
 
 def _centralisation_network(reals: Reals, config: DistillConfig, seed: int) -> Classifier:

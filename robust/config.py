@@ -1,10 +1,11 @@
 """Settings of proxy training, selection and refinement. No torch: the API process reads this."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from distillery.errors import ConfigError
 from distillery.models.config import check_classifier_name
+from robust.constraint_weights import ConstraintWeights, published_weights
 
 OBJECTIVES = ("clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd")
 """What refinement can match."""
@@ -13,6 +14,9 @@ GRADIENT_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 
 """Outer and inner loops of gradient matching (DC, DSA) by images per class."""
 PROGRESSIVE_STAGES = {10: 5, 50: 5}
 """Stages of PDD by images per class; each distils an equal share of them."""
+LATER = {"later": True}
+"""Metadata of fields that came after jobs were kept: at its default such a field is no part of a
+stage's key, so that what was computed before it stays valid (`generator.config.key_dict`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +95,15 @@ class RefineConfig:
     """Of IID's class centralisation beside any objective; published with DM: 0.05."""
     covariance_weight: float = 0.0
     """Of IID's covariance matching beside any objective; published with DM: 0.01."""
+    constraint_weights: Literal["own", "paper", "code"] = field(default="own", metadata=LATER)
+    """`own`: the two above. `paper`, `code`: those that IID's paper or its released code has for
+    the objective, `dm` or `idm`, at this number of images per class; the two above stay 0."""
+    centralisation_form: Literal["squared", "exp"] = field(default="squared", metadata=LATER)
+    """Of a distance, which is `squared` in IID's code and inside `exp` in its paper."""
+    centralisation_beta: float = field(default=0.0, metadata=LATER)
+    """Threshold of `exp`, which is never below 1: up to 1 it has no effect."""
+    centralisation_floor: float = field(default=0.0, metadata=LATER)
+    """Share of the real images' mean squared distance that `squared` lets images keep."""
     num_steps: int = 120
     """Adam steps on the images."""
     learning_rate: float = 0.1
@@ -128,8 +141,7 @@ class RefineConfig:
             raise ConfigError(
                 f"refine.formation_factor must be 2 or 3, got {self.formation_factor}"
             )
-        if not 0 <= min(self.centralisation_weight, self.covariance_weight) < float("inf"):
-            raise ConfigError("the weights of refine's constraints must be 0 or more")
+        _check_constraints(self)
 
     @property
     def factor(self) -> int:
@@ -157,11 +169,57 @@ def check_refinement(config: RefineConfig, images_per_class: int) -> None:
             f"pdd has stages for {known} images per class, got {images_per_class}: use one of "
             "these, or another method"
         )
+    weights = constraint_weights(config, images_per_class)
     pictures = images_per_class * config.pictures_per_image
-    if pictures < 2 and (config.centralisation_weight or config.covariance_weight):
+    if pictures < 2 and (weights.centralisation or weights.covariance):
         raise ConfigError(
             "the constraints of refine need 2 or more images per class, got 1: leave "
-            "refine.centralisation_weight and refine.covariance_weight at 0"
+            "refine.centralisation_weight and refine.covariance_weight at 0 and "
+            "refine.constraint_weights at own, or pack several pictures into an image with "
+            "refine.parameterisation multi_formation"
+        )
+
+
+def constraint_weights(config: RefineConfig, images_per_class: int) -> ConstraintWeights:
+    """Return how much each constraint weighs: the job's own numbers, or the published ones.
+
+    Raises:
+        ConfigError: If published weights are asked for where there are none.
+    """
+    if config.constraint_weights == "own":
+        return ConstraintWeights(config.centralisation_weight, config.covariance_weight)
+    origin = config.constraint_weights
+    if config.objective not in ("dm", "idm"):
+        raise ConfigError(
+            f"refine.constraint_weights {origin} is published beside refine.objective dm and idm, "
+            f"got {config.objective}: use one of these, or give refine.centralisation_weight and "
+            "refine.covariance_weight and leave refine.constraint_weights at own"
+        )
+    return published_weights(images_per_class, config.objective, origin=origin)
+
+
+def _check_constraints(config: RefineConfig) -> None:
+    """Raise ConfigError for numbers of the constraints that are out of range or go unread."""
+    own = (config.centralisation_weight, config.covariance_weight)
+    if not 0 <= min(own) or not max(own) < float("inf"):
+        raise ConfigError("the weights of refine's constraints must be 0 or more")
+    if config.constraint_weights != "own" and any(own):
+        raise ConfigError(
+            f"refine.constraint_weights {config.constraint_weights} brings its own numbers: leave "
+            "refine.centralisation_weight and refine.covariance_weight at 0, or "
+            "refine.constraint_weights at own"
+        )
+    threshold = {"exp": config.centralisation_beta, "squared": config.centralisation_floor}
+    if not 0 <= min(threshold.values()) or not max(threshold.values()) < float("inf"):
+        raise ConfigError("refine.centralisation_beta and centralisation_floor must be 0 or more")
+    for form, name in (("exp", "centralisation_beta"), ("squared", "centralisation_floor")):
+        if threshold[form] and config.centralisation_form != form:
+            raise ConfigError(f"refine.{name} needs refine.centralisation_form {form}")
+    asked = config.centralisation_form != "squared" or any(threshold.values())
+    if asked and config.constraint_weights == "own" and not config.centralisation_weight:
+        raise ConfigError(
+            "the form of refine's centralisation has no effect without a weight: give "
+            "refine.centralisation_weight, or refine.constraint_weights paper or code"
         )
 
 

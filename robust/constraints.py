@@ -6,74 +6,25 @@ Shapes: N samples, D features, K classes, n samples of a class, C' x H' x W' the
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from distillery.models.classifiers import Classifier
+from robust.constraint_weights import ConstraintWeights
 from robust.matching import group_means
 from robust.matching_types import Batch, Constraint, WeightedConstraint
 
-Base = Literal["dm", "idm"]
-Origin = Literal["paper", "code"]
+Form = Literal["squared", "exp"]
 LARGEST_ARGUMENT = 5.0
 """Beyond it exp goes on as a straight line: no overflow, and a far sample is still pulled in."""
-
-
-@dataclass(frozen=True, slots=True)
-class ConstraintWeights:
-    """How much each constraint counts beside the matching objective."""
-
-    centralisation: float
-    covariance: float
-
-
-_PAPER = {
-    1: ConstraintWeights(0.05, 0.01),
-    10: ConstraintWeights(0.05, 0.01),
-    50: ConstraintWeights(0.003, 0.01),
-}
-_CODE = {"dm": ConstraintWeights(0.05, 0.01), "idm": ConstraintWeights(0.01, 0.03)}
-
-
-def published_weights(
-    images_per_class: int, base: Base, *, origin: Origin = "paper"
-) -> ConstraintWeights:
-    """Return the published weights at this number of images per class.
-
-    Args:
-        images_per_class: 1, 10 or 50; the code has one pair for all of them.
-        base: `dm` or `idm`, the objective that the constraints stand beside. DM has no IPC 1: a
-            single sample has no spread and no covariance; IDM's expansion makes four of it.
-        origin: `paper` or `code` (hard-coded there; they differ for IDM).
-
-    Raises:
-        ValueError: If nothing is published for this pair.
-    """
-    if base not in _CODE or origin not in ("paper", "code"):
-        raise ValueError(
-            "constraint weights are published for base dm or idm and origin paper or code, "
-            f"got {base!r} and {origin!r}"
-        )
-    if base == "dm" and images_per_class == 1:
-        raise ValueError(
-            "DM with constraints is not defined at 1 image per class, which has no spread and no "
-            "covariance: use 10 or 50, or base idm, whose expansion makes four samples of an image"
-        )
-    if images_per_class not in _PAPER:
-        raise ValueError(
-            f"constraint weights are published for {', '.join(map(str, _PAPER))} images per class, "
-            f"got {images_per_class}: name the weights yourself"
-        )
-    return _PAPER[images_per_class] if origin == "paper" else _CODE[base]
 
 
 def class_centralisation(
     network: Classifier | Callable[[], Classifier],
     *,
-    form: Literal["squared", "exp"] = "squared",
+    form: Form = "squared",
     floor: float = 0.0,
     alpha: float = 1.0,
     beta: float = 0.0,
@@ -202,16 +153,25 @@ def class_covariances(maps: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def weighted_constraints(
-    weights: ConstraintWeights, network: Classifier | Callable[[], Classifier]
+    weights: ConstraintWeights,
+    network: Classifier | Callable[[], Classifier],
+    *,
+    form: Form = "squared",
+    floor: float = 0.0,
+    beta: float = 0.0,
 ) -> tuple[WeightedConstraint, ...]:
-    """Return both constraints in the plain form of the code; one of weight zero is left out.
+    """Return both constraints; one of weight zero is left out.
 
     Args:
         weights: See `published_weights`.
         network: A trained ResNet-18 for centralisation, or a function that draws one.
+        form: Of centralisation, like `floor` and `beta`: see `class_centralisation`.
+        floor: Only with `squared`.
+        beta: Only with `exp`.
     """
+    centralisation = class_centralisation(network, form=form, floor=floor, beta=beta)
     both = (
-        WeightedConstraint("centralisation", weights.centralisation, class_centralisation(network)),
+        WeightedConstraint("centralisation", weights.centralisation, centralisation),
         WeightedConstraint("covariance", weights.covariance, covariance_matching),
     )
     return tuple(term for term in both if term.weight)

@@ -137,7 +137,7 @@ def augmented(
     rows = torch.searchsorted(classes, batch.labels)
     draw = AugmentDraw(draws.theta[rows], draws.colour[rows], draws.cutout_centre[rows])
     images = apply_augmentation(batch.images, draw, config, fill=around.background)
-    return Batch(images, batch.labels)
+    return replace(batch, images=images)
 
 
 def stages_of(labels: Tensor, stages: int) -> Tensor:
@@ -283,7 +283,7 @@ class _Run:
         rows = torch.isin(self.labels, classes) & (self.stages == self.stage)
         images = self.parameterisation.decode(self.values[rows])
         views = rows.repeat_interleave(self.parameterisation.views)
-        synthetic = Batch(images, self.views[views])
+        synthetic = Batch(images, self.views[views], step=len(self.losses))
         if method.augmentation is not None and held.draws is not None:
             synthetic = augmented(
                 synthetic, held.classes, held.draws, method.augmentation, self.around

@@ -24,6 +24,8 @@ class Batch:
     """Normalised float images, (N, C, H, W); real ones carry no gradient, synthetic ones do."""
     labels: Tensor
     """int64 (N,) in [0, K)."""
+    step: int = 0
+    """Of synthetic images: the step of the run, for what is drawn anew in each."""
 
     def of_class(self, label: int) -> Tensor:
         """Return the images of one class, (n, C, H, W)."""

@@ -197,7 +197,7 @@ def _refine_step(
             num_classes=num_classes, cluster_weight=config.cluster_weight,
         )  # fmt: skip
         _check_finite(loss, "the matching objective", step, config)
-        sides = Batch(real_images, real_labels), Batch(images, own)
+        sides = Batch(real_images, real_labels), Batch(images, own, step=step)
         for one in constraints:
             # Published weights stand beside DM's sum over classes and features; this is a mean
             scale = one.weight / (len(part) * proxy.head.in_features)

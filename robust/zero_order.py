@@ -6,12 +6,13 @@ derivative-free optimization", section 2.3. Shapes: M directions; the point has 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from distillery.models.classifiers import Classifier
+from distillery.seeds import torch_rng
 from robust.matching_types import Batch, Objective
 
 Value = Callable[[Tensor], Tensor | float]
@@ -93,7 +94,7 @@ def step_size(epoch: int, first: float = 0.1) -> float:
 
 
 def without_gradient(
-    objective: Objective, *, num_directions: int, sigma: float, generator: torch.Generator
+    objective: Objective, *, num_directions: int, sigma: float, seed: int
 ) -> Objective:
     """Return an objective whose value is given and whose gradient is estimated from values.
 
@@ -104,13 +105,16 @@ def without_gradient(
         objective: Called with batches whose images carry no gradient.
         num_directions: See `estimate_gradient`.
         sigma: In units of the normalised image.
-        generator: Of the directions; a resumed run draws others.
+        seed: Of the directions. Those of a step depend on it, on the step (`Batch.step`) and on the
+            first class of the batch alone, so a run that was cut ends as one that was not.
     """
 
     def estimated(network: Classifier, real: Batch, synthetic: Batch, num_classes: int) -> Tensor:
         def value(images: Tensor) -> Tensor:
-            return objective(network, real, Batch(images, synthetic.labels), num_classes)
+            return objective(network, real, replace(synthetic, images=images), num_classes)
 
+        first = int(synthetic.labels.min())
+        generator = torch_rng(seed, "zero-order", synthetic.step, first)
         found = estimate_gradient(
             value, synthetic.images,
             num_directions=num_directions, sigma=sigma, generator=generator,

@@ -61,6 +61,15 @@ class AugmentDraw:
     """Brightness offset, saturation factor, contrast factor, (N, 3)."""
     cutout_centre: Tensor
     """Centre of the zeroed square in [0, 1], (N, 2)."""
+    is_still: bool | None = None
+    """Whether `theta` leaves every pixel where it is; None: whoever asks looks at it, which on a
+    GPU waits for the device."""
+
+    def leaves_places(self) -> bool:
+        """Say whether every pixel stays where it is."""
+        if self.is_still is not None:
+            return self.is_still
+        return bool((self.theta == torch.eye(2, 3, device=self.theta.device)).all())
 
 
 def parts_of(config: AugmentConfig) -> list[AugmentConfig]:
@@ -128,7 +137,7 @@ def apply_augmentation(
         fill: Value outside the image, a number or (C,): the normalised background.
     """
     num_images = len(images)
-    if not _is_identity(draw.theta):
+    if not draw.leaves_places():
         theta = draw.theta.to(images).expand(num_images, 2, 3)
         background = torch.as_tensor(fill, dtype=images.dtype, device=images.device)
         background = background.reshape(1, -1, 1, 1)
@@ -147,11 +156,6 @@ def apply_augmentation(
     if config.cutout:
         images = images * _cutout_mask(images, draw.cutout_centre, config.cutout)
     return images
-
-
-def _is_identity(theta: Tensor) -> bool:
-    """Say whether affine matrices (N, 2, 3) leave every pixel where it is."""
-    return bool((theta == torch.eye(2, 3, device=theta.device)).all())
 
 
 def _cutout_mask(images: Tensor, centre: Tensor, share: float) -> Tensor:

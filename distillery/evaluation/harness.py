@@ -5,7 +5,7 @@ Every figure is the last step's, of one student; a set's row has mean and spread
 Shapes: N images, T test images, K classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,13 +15,15 @@ from distillery.data.corruptions import standard_corruptions
 from distillery.data.normalise import Normalisation, NormalisedImages
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.groups import cluster_min, group_accuracies, test_groups
+from distillery.evaluation.together import train_classifiers
 from distillery.evaluation.training import (
     cross_entropy_objective,
     predict_logits,
     soft_label_objective,
+    soft_targets,
     train_classifier,
 )
-from distillery.models.classifiers import build_classifier
+from distillery.models.classifiers import Classifier, build_classifier
 from distillery.seeds import derive_seed
 
 SHIFTS = ("noise", "blur", "invert")
@@ -102,13 +104,7 @@ def judge(
     device = bench.views["clean"].device
     images = NormalisedImages(torch.from_numpy(image_set.images).to(device), bench.normalisation)
     labels = torch.from_numpy(image_set.labels).to(device)
-    network = build_classifier(
-        config.network,
-        channels=images.shape[1],
-        image_size=images.shape[-1],
-        num_classes=bench.num_classes,
-        seed=derive_seed(seed, "student-init"),
-    ).to(device)
+    network = _new_student(config, bench, seed)
     if image_set.teacher_logits is None:
         objective = cross_entropy_objective(labels)
     else:
@@ -119,6 +115,71 @@ def judge(
         network, images, objective, config, seed=seed, background=background, on_step=on_step
     )
     return measure(network, bench)
+
+
+def judge_together(
+    image_sets: Sequence[ImageSet],
+    bench: TestBench,
+    config: StudentConfig,
+    *,
+    seeds: Sequence[int],
+    on_step: Callable[[int], None] | None = None,
+) -> list[dict]:
+    """Train a student on each set, all at once, and return the figures of each (see `judge`).
+
+    Args:
+        image_sets: One for each student, as many images each; the same object where it is shared.
+        bench: The test images.
+        config: The recipe of all students.
+        seeds: Of each student, as `judge` takes it.
+        on_step: As `judge` calls it.
+    """
+    device = bench.views["clean"].device
+    whole, rows = pooled(image_sets)
+    images = NormalisedImages(torch.from_numpy(whole.images).to(device), bench.normalisation)
+    targets = torch.from_numpy(whole.labels).to(device)
+    if whole.teacher_logits is not None:
+        targets = soft_targets(torch.from_numpy(whole.teacher_logits).to(device), targets)
+    networks = train_classifiers(
+        [_new_student(config, bench, seed) for seed in seeds], images, targets,
+        torch.from_numpy(rows).to(device), config, seeds=seeds,
+        background=bench.normalisation.background(), on_step=on_step,
+    )  # fmt: skip
+    return [measure(network, bench) for network in networks]
+
+
+def pooled(image_sets: Sequence[ImageSet]) -> tuple[ImageSet, np.ndarray]:
+    """Return all images, a set that students share once, and the rows of each student (S, N).
+
+    Raises:
+        ValueError: If the sets differ in their number of images.
+    """
+    distinct = list({id(one): one for one in image_sets}.values())
+    sizes = sorted({len(one.labels) for one in distinct})
+    if len(sizes) > 1:
+        raise ValueError(f"sets of one size can be judged together, got {sizes} images")
+    logits = [one.teacher_logits for one in distinct if one.teacher_logits is not None]
+    assert len(logits) in (0, len(distinct)), "soft and hard labels are never judged together"
+    whole = ImageSet(
+        np.concatenate([one.images for one in distinct]),
+        np.concatenate([one.labels for one in distinct]),
+        np.concatenate(logits) if logits else None,
+    )
+    place = {id(one): number * sizes[0] for number, one in enumerate(distinct)}
+    return whole, np.stack([place[id(one)] + np.arange(sizes[0]) for one in image_sets])
+
+
+def _new_student(config: StudentConfig, bench: TestBench, seed: int) -> Classifier:
+    """Return an untrained student of the bench's images, on its device."""
+    clean = bench.views["clean"]
+    network = build_classifier(
+        config.network,
+        channels=clean.shape[1],
+        image_size=clean.shape[-1],
+        num_classes=bench.num_classes,
+        seed=derive_seed(seed, "student-init"),
+    )
+    return network.to(clean.device)
 
 
 def measure(network: torch.nn.Module, bench: TestBench) -> dict:

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distillery.data.augment import AFFINE, DSA, AugmentConfig, augment
+from distillery.data.augment import AFFINE, DSA, AugmentConfig
 from distillery.data.normalise import Images
 from distillery.errors import TrainingError
 from distillery.evaluation.config import StudentConfig
+from distillery.evaluation.draws import augmented, draw_steps
 from distillery.seeds import derive_seed
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -33,18 +34,16 @@ def cross_entropy_objective(labels: Tensor) -> Objective:
     return lambda logits, indices: F.cross_entropy(logits, labels[indices])
 
 
-def soft_label_objective(teacher_logits: Tensor, labels: Tensor) -> Objective:
-    """Return cross-entropy against the mean of the teacher's probabilities and the hard label."""
+def soft_targets(teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of the teacher's probabilities and the hard label, (N, K)."""
     probabilities = teacher_logits.float().softmax(1)
-    targets = (probabilities + F.one_hot(labels, probabilities.shape[1])) / 2
+    return (probabilities + F.one_hot(labels, probabilities.shape[1])) / 2
+
+
+def soft_label_objective(teacher_logits: Tensor, labels: Tensor) -> Objective:
+    """Return cross-entropy against `soft_targets`."""
+    targets = soft_targets(teacher_logits, labels)
     return lambda logits, indices: F.cross_entropy(logits, targets[indices])
-
-
-def batch_indices(num_images: int, batch_size: int, generator: torch.Generator) -> Tensor:
-    """Return the whole set in order where it fits one batch, else a draw without replacement."""
-    if num_images <= batch_size:
-        return torch.arange(num_images)
-    return torch.randperm(num_images, generator=generator)[:batch_size]
 
 
 def train_classifier(
@@ -71,19 +70,21 @@ def train_classifier(
     Raises:
         TrainingError: If the loss stops being finite.
     """
-    generator = torch.Generator().manual_seed(derive_seed(seed, "train-classifier"))
+    augmentation = augmentation_of(config)
+    fill = on_device(background, images.device)
+    draws = draw_steps(
+        config.num_steps, len(images), config.batch_size, augmentation, [step_generator(seed)],
+        images.device,
+    )  # fmt: skip
     optimizer = torch.optim.AdamW(
         network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
-    augmentation = augmentation_of(config)
     network.train()
     loss = torch.zeros(())
-    for step in range(config.num_steps):
-        indices = batch_indices(len(images), config.batch_size, generator).to(images.device)
-        batch = images[indices]
-        if augmentation is not None:
-            batch = augment(batch, augmentation, generator, fill=background)
+    for step, draw in enumerate(draws):
+        indices = draw.indices[0]
+        batch = augmented(images[indices], draw, augmentation, fill=fill)
         loss = objective(network(batch), indices)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -97,6 +98,16 @@ def train_classifier(
             f"steps: lower its learning rate of {config.learning_rate}"
         )
     return network.eval()
+
+
+def step_generator(seed: int) -> torch.Generator:
+    """Return the generator of a classifier's batches and augmentation, on the CPU."""
+    return torch.Generator().manual_seed(derive_seed(seed, "train-classifier"))
+
+
+def on_device(background: Tensor | float, device: torch.device) -> Tensor:
+    """Return a background where the images are, so that no step has to move it."""
+    return torch.as_tensor(background, dtype=torch.float32, device=device)
 
 
 def inference_batch(image_size: int) -> int:

@@ -82,6 +82,28 @@ class _NormReluPool(torch.autograd.Function):
         )  # fmt: skip
         return own.view_as(x), scale.view(n, c).sum(0), shift.view(n, c).sum(0), None
 
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, ...], x: Tensor, weight: Tensor, bias: Tensor,
+        eps: float,
+    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:  # fmt: skip
+        """Take several networks at once: their channels are groups of one wider operation."""
+        count = info.batch_size
+        x = _brought_to(x, in_dims[0], count, 1)  # (N, S, C, H, W)
+        weight, bias = (
+            _brought_to(value, dim, count, 0).flatten()
+            for value, dim in zip((weight, bias), in_dims[1:3], strict=True)
+        )
+        outputs = _NormReluPool.apply(x.flatten(1, 2), weight, bias, eps)
+        return tuple(out.unflatten(1, x.shape[1:3]) for out in outputs), (1,) * len(outputs)
+
+
+def _brought_to(value: Tensor, dim: int | None, count: int, place: int) -> Tensor:
+    """Return a tensor with the dimension of `count` networks at a place, repeated without one."""
+    if dim is None:
+        return torch.stack([value] * count, place)
+    return value.movedim(dim, place).contiguous()
+
 
 def _plain_gradients(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, gradient: Tensor

@@ -10,7 +10,7 @@ from distillery.bundle.folder import write_bundle_folder
 from distillery.bundle.preview import preview_png
 from distillery.files import digest_json
 from distillery.tensorfile import read_tensors
-from generator.config import DistillConfig, to_dict
+from generator.config import DistillConfig, key_dict
 from generator.public_names import public_config, public_name
 from generator.report import build_report, image_origin
 from generator.stage import Context, Stage, StageOutput
@@ -24,7 +24,7 @@ FOLDER = "bundle"
 
 def settings(config: DistillConfig) -> dict[str, Any]:
     """Return everything: the configuration is part of the bundle."""
-    return {"config": to_dict(config)}
+    return {"config": key_dict(config)}
 
 
 def run(context: Context) -> StageOutput:
@@ -63,7 +63,7 @@ def distilled_dataset(context: Context) -> DistilledDataset:
         "base_model": public_name(config.base.reference),
         "base_digest": base["digest"],
         "base_licence": base["licence"] or "none attached",
-        "config_digest": digest_json(public_config(to_dict(config))),
+        "config_digest": digest_json(public_config(key_dict(config))),
         "start": "real" if context.facts("score")["fallback"] else "generated",
         "norm_mean": json.dumps(reals.normalisation.mean),
         "norm_std": json.dumps(reals.normalisation.std),

@@ -16,7 +16,7 @@ from distillery.evaluation.tables import BLUR_RADIUS
 from distillery.files import write_json
 from distillery.progress import Progress
 from distillery.tensorfile import read_tensors, write_tensors
-from generator.config import DistillConfig, to_dict
+from generator.config import DistillConfig, key_dict, to_dict
 from generator.controls import LABELS, random_real, real_selections, refined_control
 from generator.job_protocol import job_setting
 from generator.judging import MakeSet, judge_all, own_students, protocol_students, resized
@@ -35,7 +35,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
         "evaluate": to_dict(config.evaluate),
-        "refine": to_dict(config.refine),
+        "refine": key_dict(config.refine),
         "proxy": to_dict(config.proxy),
         "images_per_class": config.images_per_class,
         "seed": config.seed,

@@ -7,7 +7,7 @@ import numpy as np
 from distillery.files import write_json
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
-from generator.config import DistillConfig, to_dict
+from generator.config import DistillConfig, key_dict, to_dict
 from generator.refinement import Refined, refine_images
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import machine_settings, open_reals, refining_codec
@@ -19,7 +19,7 @@ REFINED, CURVE = "refined.safetensors", "curve.json"
 def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the refined images depend on."""
     return {
-        "refine": to_dict(config.refine),
+        "refine": key_dict(config.refine),
         "proxy": to_dict(config.proxy),
         "student": to_dict(config.evaluate.student),
         "seed": config.seed,

@@ -6,7 +6,15 @@ from typing import Any
 import pytest
 
 from distillery.errors import ConfigError
-from generator.config import BaseConfig, DistillConfig, GenerateConfig, from_dict, to_dict
+from generator.config import (
+    BaseConfig,
+    DistillConfig,
+    GenerateConfig,
+    from_dict,
+    key_dict,
+    to_dict,
+)
+from robust.config import RefineConfig
 
 
 def test_a_config_survives_a_trip_through_json() -> None:
@@ -15,6 +23,18 @@ def test_a_config_survives_a_trip_through_json() -> None:
         generate=GenerateConfig(guidance_scale=2.5),
     )  # fmt: skip
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_fields_that_came_later_are_no_part_of_a_key_before_they_are_used() -> None:
+    later = {
+        "constraint_weights", "centralisation_form", "centralisation_beta", "centralisation_floor",
+    }  # fmt: skip
+    whole, key = to_dict(DistillConfig()), key_dict(DistillConfig())
+    assert {name for name in whole["refine"] if name not in key["refine"]} == later
+    rest = {name: value for name, value in whole["refine"].items() if name not in later}
+    assert key == whole | {"refine": rest}
+    used = RefineConfig(centralisation_weight=0.1, centralisation_floor=0.5)
+    assert key_dict(used) == rest | {"centralisation_weight": 0.1, "centralisation_floor": 0.5}
 
 
 def test_what_is_left_out_is_default() -> None:

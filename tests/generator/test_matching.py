@@ -1,14 +1,17 @@
 """Refinement by a published method, and constraints beside any objective, as a job names them."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from generator_helpers import SmokeJob
 
 from distillery.data.dataset import Dataset
 from distillery.data.normalise import measure_normalisation
 from distillery.errors import ConfigError
+from distillery.models.classifiers import Classifier
 from distillery.progress import ignore_progress
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, from_dict
@@ -16,7 +19,8 @@ from generator.matching import constraints_of, matched, method_of
 from generator.refinement import refine_images
 from generator.stages.common import Reals
 from generator.stages.score import CHOSEN
-from robust.config import RefineConfig
+from robust.config import RefineConfig, constraint_weights
+from robust.matching_types import Batch
 from robust.parameters import Pixels
 
 
@@ -73,6 +77,81 @@ def test_weights_of_zero_ask_for_nothing_and_others_for_a_trained_network(materi
         ("centralisation", 0.05),
         ("covariance", 0.01),
     ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"centralisation_form": "exp", "centralisation_beta": 1.5}, 2 * (math.e - 1.5)),
+        ({"centralisation_floor": 0.25}, 2 * (1 - 0.25)),
+        ({}, 2.0),
+    ],
+)
+def test_a_job_says_the_form_of_centralisation(material, monkeypatch, asked, expected) -> None:
+    class Pixelwise(Classifier):
+        def features(self, x: torch.Tensor) -> torch.Tensor:
+            return x.flatten(1)
+
+    monkeypatch.setattr("generator.matching._centralisation_network", lambda *_: Pixelwise())
+    _, _, reals, config = material
+    (term,) = constraints_of(reals, _asking(config, centralisation_weight=0.5, **asked), seed=1)
+    batch = Batch(torch.tensor([0.0, 2.0]).reshape(2, 1, 1, 1), torch.zeros(2, dtype=torch.long))
+    assert term.weight == 0.5
+    assert term.term(Pixelwise(), batch, batch, 1).item() == pytest.approx(expected)
+
+
+def test_published_weights_are_asked_for_by_name() -> None:
+    def of(ipc: int, **refine) -> tuple[float, float]:
+        job = DistillConfig(images_per_class=ipc, refine=RefineConfig(**refine))
+        found = constraint_weights(job.refine, ipc)
+        return found.centralisation, found.covariance
+
+    assert of(10, objective="dm", constraint_weights="paper") == (0.05, 0.01)
+    assert of(50, objective="dm", constraint_weights="paper") == (0.003, 0.01)
+    assert of(50, objective="dm", constraint_weights="code") == (0.05, 0.01)
+    assert of(10, objective="idm", constraint_weights="code") == (0.01, 0.03)
+    packed = {"objective": "idm", "parameterisation": "multi_formation"}
+    assert of(1, constraint_weights="code", **packed) == (0.01, 0.03)  # four pictures of a class
+    with pytest.raises(ConfigError, match=r"need 2 or more images per class.*multi_formation"):
+        of(1, objective="idm", constraint_weights="code")
+    with pytest.raises(ConfigError, match="DM with constraints is not defined at 1 image"):
+        of(1, objective="dm", constraint_weights="paper")
+    with pytest.raises(ConfigError, match=r"published for 1, 10, 50 .* got 20"):
+        of(20, objective="dm", constraint_weights="paper")
+    with pytest.raises(ConfigError, match=r"beside refine.objective dm and idm, got clusters"):
+        of(10, constraint_weights="paper")
+
+
+def test_published_weights_reach_the_terms(material) -> None:
+    _, _, reals, config = material
+    asked = _asking(
+        replace(config, images_per_class=10), objective="idm", constraint_weights="code"
+    )
+    terms = {one.name: one.weight for one in constraints_of(reals, asked, seed=1)}
+    assert terms == {"centralisation": 0.01, "covariance": 0.03}
+
+
+@pytest.mark.parametrize(
+    ("refine", "message"),
+    [
+        (
+            {"centralisation_beta": 1.5, "centralisation_weight": 1.0},
+            "beta needs refine.centralisation_form exp",
+        ),
+        (
+            {"centralisation_form": "exp", "centralisation_floor": 1.0},
+            "floor needs refine.centralisation_form squared",
+        ),
+        ({"centralisation_form": "exp"}, "no effect without a weight"),
+        ({"centralisation_floor": 0.5, "covariance_weight": 0.1}, "no effect without a weight"),
+        ({"centralisation_floor": -1.0}, "must be 0 or more"),
+        ({"covariance_weight": -1.0}, "must be 0 or more"),
+        ({"constraint_weights": "paper", "covariance_weight": 0.1}, "brings its own numbers"),
+    ],
+)
+def test_constraints_that_contradict_each_other_are_refused(refine, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RefineConfig(**refine)
 
 
 def test_what_is_not_defined_is_refused_before_a_job_begins() -> None:

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from distillery.errors import ConfigError
 from distillery.models.classifiers import Classifier, build_classifier
+from robust.constraint_weights import ConstraintWeights, published_weights
 from robust.constraints import (
     LARGEST_ARGUMENT,
-    ConstraintWeights,
     class_centralisation,
     class_covariances,
     covariance_matching,
-    published_weights,
     weighted_constraints,
 )
 from robust.matching_types import Batch
@@ -197,18 +197,30 @@ def test_published_weights() -> None:
     assert published_weights(10, "dm") == ConstraintWeights(0.05, 0.01)
     assert published_weights(50, "idm") == ConstraintWeights(0.003, 0.01)
     assert published_weights(1, "idm", origin="code") == ConstraintWeights(0.01, 0.03)
-    with pytest.raises(ValueError, match="not defined at 1 image per class"):
+    with pytest.raises(ConfigError, match="not defined at 1 image per class"):
         published_weights(1, "dm")
-    with pytest.raises(ValueError, match=r"published for 1, 10, 50 images per class, got 20"):
+    with pytest.raises(ConfigError, match=r"published for 1, 10, 50 images per class, got 20"):
         published_weights(20, "dm")
-    with pytest.raises(ValueError, match="base dm or idm"):
-        published_weights(10, "dsa")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="base dm or idm"):
+        published_weights(10, "dsa")
 
 
 def test_a_weight_of_zero_leaves_its_constraint_out() -> None:
     names = [term.name for term in weighted_constraints(ConstraintWeights(0.0, 0.01), Plain())]
     assert names == ["covariance"]
     assert len(weighted_constraints(published_weights(10, "dm"), Plain())) == 2
+
+
+def test_the_form_and_its_threshold_reach_centralisation() -> None:
+    synthetic = points(0.0, 2.0, 1.0, 3.0, labels=[0, 0, 1, 1])  # distances 1, real ones 1 and 4
+    weights = ConstraintWeights(0.5, 0.0)
+    values = []
+    for settings in ({"form": "exp", "beta": 1.5}, {"floor": 0.5}):
+        (one,) = weighted_constraints(weights, Plain(), **settings)  # type: ignore[arg-type]
+        values.append(one.term(MATCHING, REAL, synthetic, 2).item())
+        assert one.weight == 0.5
+    assert values[0] == pytest.approx(2 * (math.e - 1.5))  # exp(1 / 4) is under the threshold
+    assert values[1] == pytest.approx(2 * (1 - 0.5 * 1))  # 1 - 0.5 x 4 is below nothing
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from distillery.evaluation.harness import (
     TestBench,
     build_bench,
     judge,
+    judge_together,
     measure,
+    pooled,
     spread,
     summarise,
 )
@@ -114,3 +116,35 @@ def test_a_row_has_the_mean_of_every_figure() -> None:
     assert row["groups"][0] == {"id": "g0", "n_test": 40, "accuracy": pytest.approx(0.3)}
     assert row["groups"][1]["accuracy"] is None
     assert "blur" not in row
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_students_judged_together_have_the_figures_of_each_alone(blobs: Blobs, soft: bool) -> None:
+    images, labels = blobs
+    bench = bench_of(blobs)
+    logits = np.eye(2, dtype=np.float16)[labels] * 4 if soft else None
+    sets = [
+        ImageSet(images[n::16], labels[n::16], None if logits is None else logits[n::16])
+        for n in (0, 0, 3)
+    ]
+    sets[1] = sets[0]  # a set that two students share
+    recipe = StudentConfig(network="convnet-d1-w8", num_steps=10, learning_rate=1e-3)
+    told: list[int] = []
+    figures = judge_together(sets, bench, recipe, seeds=[5, 6, 7], on_step=told.append)
+    assert told == list(range(1, 11))
+    alone = [judge(one, bench, recipe, seed=s) for one, s in zip(sets, (5, 6, 7), strict=True)]
+    for ours, theirs in zip(figures, alone, strict=True):
+        assert ours["accuracy"] == pytest.approx(theirs["accuracy"], abs=1 / len(labels))
+        assert set(ours) == set(theirs)
+
+
+def test_a_set_that_students_share_is_held_once(blobs: Blobs) -> None:
+    images, labels = blobs
+    first, second = ImageSet(images[:6], labels[:6]), ImageSet(images[6:12], labels[6:12])
+    whole, rows = pooled([first, second, first])
+    assert len(whole.images) == len(whole.labels) == 12
+    assert [own[0] for own in rows.tolist()] == [0, 6, 0]
+    for own, one in zip(rows, (first, second, first), strict=True):
+        assert (whole.images[own] == one.images).all() and (whole.labels[own] == one.labels).all()
+    with pytest.raises(ValueError, match=r"sets of one size .* got \[5, 6\] images"):
+        pooled([first, ImageSet(images[:5], labels[:5])])

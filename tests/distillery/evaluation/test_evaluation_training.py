@@ -15,7 +15,6 @@ from distillery.evaluation.config import EvaluateConfig, StudentConfig
 from distillery.evaluation.training import (
     accuracy,
     augmentation_of,
-    batch_indices,
     cross_entropy_objective,
     predict_logits,
     soft_label_objective,
@@ -97,13 +96,6 @@ def test_the_gradient_pulls_the_right_logit_up() -> None:
     cross_entropy_objective(torch.tensor([2]))(logits, torch.tensor([0])).backward()
     assert logits.grad is not None
     torch.testing.assert_close(logits.grad, torch.tensor([[1 / 3, 1 / 3, -2 / 3]]))
-
-
-def test_batches_are_whole_sets_or_draws_without_replacement(generator: torch.Generator) -> None:
-    assert batch_indices(5, 5, generator).tolist() == [0, 1, 2, 3, 4]
-    drawn = batch_indices(50, 20, generator).tolist()
-    assert len(set(drawn)) == 20 and drawn != sorted(drawn)
-    assert batch_indices(50, 20, generator).tolist() != drawn
 
 
 def test_a_loss_that_is_not_finite_is_named(task: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -55,6 +55,45 @@ def test_gradients_of_gradients_equal_those_of_the_layers():
     assert outcomes[0].abs().sum() > 0
 
 
+@pytest.mark.parametrize("shared", [None, "images", "weights"])
+def test_several_networks_at_once_equal_one_after_another(shared, monkeypatch):
+    norms = [uneven_norm(3), uneven_norm(3)]
+    x = images(2, 2, 3, 4, 4)
+    stacked = [torch.stack([p * (i + 1) for i, p in enumerate(pair)]).detach().requires_grad_()
+               for pair in zip(*(n.parameters() for n in norms), strict=True)]  # fmt: skip
+    calls = []
+    whole = fused._NormReluPool.vmap
+    monkeypatch.setattr(
+        fused._NormReluPool, "vmap", staticmethod(lambda *a: calls.append(1) or whole(*a))
+    )
+    dims = {None: (0, 0, 0), "images": (None, 0, 0), "weights": (0, None, None)}[shared]
+    given = [v if d == 0 else v[0] for v, d in zip((x, *stacked), dims, strict=True)]
+
+    def one(own, weight, bias):
+        return torch.func.functional_call(
+            Pooled(norms[0]), {"norm.weight": weight, "norm.bias": bias}, (own,)
+        )
+
+    together = torch.func.vmap(one, dims)(*given)
+    ones = [[v if d is None else v[i] for v, d in zip(given, dims, strict=True)] for i in range(2)]
+    apart = torch.stack([F.avg_pool2d(F.relu(F.group_norm(own, 3, *wb)), 2) for own, *wb in ones])
+    assert calls == [1]
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    scale = torch.arange(apart.numel()).view_as(apart) / apart.numel()
+    sides = [torch.autograd.grad((side * scale).sum(), (x, *stacked)) for side in (together, apart)]
+    for ours, theirs in zip(*sides, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+class Pooled(nn.Module):
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return norm_relu_pool(x, self.norm)
+
+
 @pytest.mark.parametrize(
     ("x", "groups"),
     [

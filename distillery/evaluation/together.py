@@ -1,0 +1,140 @@
+"""Several students of one architecture trained as one: stacked weights, one call for all of them.
+
+A small student keeps a GPU busy for a fraction of the time that it takes to ask for its work, so
+asking once for several is nearly free there. On a CPU it is slower (`benchmarks/batched_students`).
+Each student has its own weights, batches and augmentation, by the seed that it would have alone.
+Shapes: S students, N images of each, M images of all, B batch, C channels, H and W, K classes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from distillery.data.normalise import Images
+from distillery.errors import TrainingError
+from distillery.evaluation.config import StudentConfig
+from distillery.evaluation.draws import augmented, draw_steps
+from distillery.evaluation.training import augmentation_of, on_device, step_generator
+
+MOST_TOGETHER = 5
+LARGEST_TOGETHER = 64
+"""Side in pixels; a student of larger images fills a GPU alone, and memory would be multiplied."""
+
+
+def students_together(device: torch.device, image_size: int) -> int:
+    """Return how many students to train at once: 1, but several small ones on a GPU.
+
+    The measured ratio on a CPU is below 1; on a GPU the limits are deduced, not measured.
+    """
+    pays = device.type == "cuda" and image_size <= LARGEST_TOGETHER
+    return MOST_TOGETHER if pays else 1
+
+
+class Together:
+    """Networks of one architecture with their weights stacked."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        """Copy the weights; the networks are left alone until `hand_back`."""
+        self._networks = networks
+        self.weights: dict[str, Tensor] = stack_module_state(list(networks))[0]
+        self._forward = vmap(self._one)
+
+    def _one(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        """Return the logits (B, K) of one student."""
+        return functional_call(self._networks[0], dict(weights), (images,))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return logits (S, B, K) of images (S, B, C, H, W), differentiable in the weights."""
+        return self._forward(self.weights, images)
+
+    @torch.no_grad()
+    def hand_back(self) -> None:
+        """Write its weights into each network."""
+        for student, network in enumerate(self._networks):
+            for name, weight in network.named_parameters():
+                weight.copy_(self.weights[name][student])
+
+
+def losses_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy of each student, (S,).
+
+    Args:
+        logits: (S, B, K).
+        targets: Labels, int64 (S, B), or probabilities (S, B, K).
+    """
+    students, batch = logits.shape[:2]
+    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1), reduction="none")
+    return each.reshape(students, batch).mean(1)
+
+
+def train_classifiers(
+    networks: Sequence[nn.Module],
+    images: Images,
+    targets: Tensor,
+    rows: Tensor,
+    config: StudentConfig,
+    *,
+    seeds: Sequence[int],
+    background: Tensor | float = 0.0,
+    on_step: Callable[[int], None] | None = None,
+) -> Sequence[nn.Module]:
+    """Train networks of one architecture together, each as `train_classifier` would alone.
+
+    Equal up to rounding to one after another. Memory for activations grows with the students: S
+    times that of one, so it is for small ones (`students_together`).
+
+    Args:
+        networks: S networks without buffers, trained in place; they return in evaluation mode.
+        images: Normalised images of all sets, (M, C, H, W), on the networks' device.
+        targets: Of `images`: labels, int64 (M,), or probabilities (M, K).
+        rows: Which of `images` each student learns from, int64 (S, N).
+        config: The recipe.
+        seeds: Of each student's batches and augmentation.
+        background: Normalised value outside an augmented image, a number or (C,).
+        on_step: Called with the number of steps done; may raise `Cancelled`.
+
+    Raises:
+        TrainingError: If a student's loss stops being finite; the others are trained nevertheless.
+    """
+    students = Together(networks)
+    augmentation, fill = augmentation_of(config), on_device(background, images.device)
+    draws = draw_steps(
+        config.num_steps, rows.shape[1], config.batch_size, augmentation,
+        [step_generator(seed) for seed in seeds], images.device,
+    )  # fmt: skip
+    optimizer = torch.optim.AdamW(
+        students.weights.values(), config.learning_rate, weight_decay=config.weight_decay,
+        fused=True,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
+    for network in networks:
+        network.train()
+    losses = torch.zeros(len(networks))
+    for step, draw in enumerate(draws):
+        own = rows.gather(1, draw.indices)  # (S, B)
+        batch = augmented(images[own.flatten()], draw, augmentation, fill=fill)
+        losses = losses_of(students(batch.unflatten(0, own.shape)), targets[own])
+        optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        optimizer.step()
+        schedule.step()
+        if on_step is not None:
+            on_step(step + 1)
+    students.hand_back()
+    _check_finite(losses, config)
+    return [network.eval() for network in networks]
+
+
+def _check_finite(losses: Tensor, config: StudentConfig) -> None:
+    """Raise TrainingError that names the students whose last loss is not finite."""
+    broken = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
+    if broken:
+        names = ", ".join(str(number + 1) for number in broken)
+        raise TrainingError(
+            f"training classifier {names} of {len(losses)} ended with a loss of "
+            f"{losses[broken[0]].item()} after {config.num_steps} steps: lower its learning rate "
+            f"of {config.learning_rate}"
+        )
