@@ -189,10 +189,23 @@ def memory_of(config: DistillConfig, look: Look, base: BaseDescription) -> tuple
         batch = max(config.base.pretrain.batch_size, config.finetune.batch_size)
         activations = 4.0 * 40 * batch * tokens * width * int(dit["num_layers"])
         return PROCESS_BYTES + images + activations, "process, images and activations, counted"
-    weights = 4.0 * dit_num_parameters(base.transformer) + SD_VAE_BYTES
-    activations = 4.0 * _activation_floats(base.transformer) * config.finetune.batch_size
     basis = "weights and the activations of a fine-tuning batch, counted"
-    return PROCESS_BYTES + images + weights + activations, basis
+    return PROCESS_BYTES + images + network_bytes(config, base), basis
+
+
+def network_bytes(
+    config: DistillConfig, base: BaseDescription, *, batch_size: int | None = None
+) -> float:
+    """Return bytes of a latent base and of the activations of a fine-tuning batch, the job's own.
+
+    Args:
+        config: The complete configuration of the job.
+        base: The networks.
+        batch_size: Another batch than the job's.
+    """
+    weights = 4.0 * dit_num_parameters(base.transformer) + SD_VAE_BYTES
+    batch = batch_size or config.finetune.batch_size
+    return weights + 4.0 * _activation_floats(base.transformer) * batch
 
 
 def _activation_floats(dit: Mapping[str, Any]) -> float:

@@ -20,9 +20,10 @@ from distillery.data.survey import survey
 from distillery.errors import ConfigError
 from distillery.machine import Machine
 from distillery.models.class_rows import map_classes
+from generator.base_choice import BaseChoice
 from generator.bases import describe_mapping
 from generator.checks import check_base, check_data, check_networks, check_parameterisation
-from generator.choose_base import BaseChoice, choose_base
+from generator.choose_base import choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
 from generator.job_protocol import job_setting
@@ -34,13 +35,16 @@ PRESETS = ("default", "smoke")
 MINIMAX_PRESETS = ("default", "reference", "printed")
 
 
-def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> Plan:
+def make_plan(
+    request: Mapping[str, Any], *, cache: Path, machine: Machine, models: Path | None = None
+) -> Plan:
     """Return the plan for a request.
 
     Args:
         request: Nested dict of the fields that the user set, as in `DistillConfig`.
         cache: Folder of shared stages, looked through for a base that knows the data.
         machine: Where the job will run.
+        models: Folder of DiT pipelines that may be taken unasked, beside the Hub's cache.
 
     Raises:
         ConfigError: If a field is unknown or out of range.
@@ -56,7 +60,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     def resolve(choice: BaseChoice) -> DistillConfig:
         return _resolve(request, asked, look, choice, machine)
 
-    choice = choose_base(asked, look.survey, machine=machine, cache=cache, resolve=resolve)
+    choice = choose_base(asked, look, machine=machine, cache=cache, models=models, resolve=resolve)
     check_base(asked, choice)
     config = resolve(choice)
     check_parameterisation(config, choice)
