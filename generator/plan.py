@@ -33,6 +33,9 @@ from generator.vision import check_vision_models
 
 PRESETS = ("default", "smoke")
 MINIMAX_PRESETS = ("default", "reference", "printed")
+MIRRORED = {"affine": "affine-flip", "dsa-no-flip": "dsa"}
+"""What takes the place of an augmentation where `--flip` was said; `none` stays."""
+UNMIRRORED = {mirrored: plain for plain, mirrored in MIRRORED.items()}
 
 
 def make_plan(
@@ -97,18 +100,19 @@ def _resolve(
         "data": {"dataset": asked.data.dataset, "revision": asked.data.revision},
     }
     config: DistillConfig = from_dict(merge(values, found))
-    return config if config.horizontal_flip else _unmirrored(config)
+    if config.horizontal_flip and asked.horizontal_flip is None:
+        return config
+    return _with_augmentation(config, MIRRORED if config.horizontal_flip else UNMIRRORED)
 
 
-def _unmirrored(config: DistillConfig) -> DistillConfig:
-    """Return a configuration none of whose classifiers sees mirrored images.
+def _with_augmentation(config: DistillConfig, instead: Mapping[str, str]) -> DistillConfig:
+    """Return a configuration whose classifiers all see mirrored images, or none of them.
 
     Judge, proxies, teacher and refinement augment as the student does.
     """
     student = config.evaluate.student
-    if student.augmentation != "dsa":
-        return config
-    student = replace(student, augmentation="dsa-no-flip")
+    augmentation = instead.get(student.augmentation, student.augmentation)
+    student = replace(student, augmentation=augmentation)
     return replace(config, evaluate=replace(config.evaluate, student=student))
 
 
