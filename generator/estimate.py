@@ -20,6 +20,8 @@ from generator.work import BaseDescription, describe_base, work_of
 
 SD_VAE_BYTES = 335e6
 """Weights of the autoencoder of the published bases."""
+TINY_PX = 16
+"""Networks for images up to this size are timed within a moment."""
 PROCESS_BYTES = 0.6e9
 """Python with torch, diffusers and the networks of the evaluation (measured: digits)."""
 
@@ -90,8 +92,8 @@ def estimate(
         machine: Where it will run.
         cache: Folder of shared stages; those that are complete cost nothing.
         folder: Of the job, whose own complete stages cost nothing either.
-        speeds: Prices of the units of work; None: measured now, within about 1.5 s, and nominal
-            ones for a smoke run, which takes seconds.
+        speeds: Prices of the units of work; None: measured now, within about 1.5 s, or the nominal
+            ones where that would be a tenth of the job: a smoke run of images above 16 px on a CPU.
     """
     config, look = plan.config, plan.look
     base = describe_base(config, len(look.class_names))
@@ -116,7 +118,7 @@ def measure_speeds(
     assert config.image_size is not None and config.channels is not None
     assert config.num_threads is not None
     network, size, channels = config.evaluate.student.network, config.image_size, config.channels
-    if config.preset == "smoke" and config.device == "cpu":  # timing would take a tenth of the job
+    if config.preset == "smoke" and config.device == "cpu" and size > TINY_PX:
         return pricing.nominal_speeds(base.transformer, base.vae, network, size, channels)
     use_threads(config.num_threads)
     threads = f"{config.num_threads} thread" + "s" * (config.num_threads > 1)
