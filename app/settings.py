@@ -42,6 +42,9 @@ class Settings:
     be given by itself, as it is (`DISTILLERY_DATABASE_PASSWORD`)."""
     datasets: Path | None
     """Folder whose subfolders and archives jobs may name (`DISTILLERY_DATASETS`)."""
+    models: Path | None
+    """Folder whose subfolders are DiT pipelines that jobs may name or take as their base unasked
+    (`DISTILLERY_MODELS`)."""
     is_auth_on: bool
     """Whether requests need a key (`DISTILLERY_AUTH`, on unless it says off)."""
     url: str | None
@@ -104,7 +107,7 @@ def read_settings(
     set_by_user = [f"{name}={env[name]}" for name in sorted(env) if _is_allocator(name)]
     xdg_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share")
     data = _place(env.get("DISTILLERY_DATA") or xdg_data / "distillery")
-    datasets = env.get("DISTILLERY_DATASETS")
+    datasets, models = env.get("DISTILLERY_DATASETS"), env.get("DISTILLERY_MODELS")
     retention = _number(env, "DISTILLERY_RETENTION_DAYS", 0)
     return Settings(
         cache=_place(env.get("DISTILLERY_CACHE") or xdg_cache / "distillery"),
@@ -116,6 +119,7 @@ def read_settings(
         data=data,
         database_url=_database_url(env) or f"sqlite:///{data / 'queue.sqlite'}",
         datasets=_place(datasets) if datasets else None,
+        models=_place(models) if models else None,
         is_auth_on=env.get("DISTILLERY_AUTH", "on").lower() not in FALSE_WORDS,
         url=env.get("DISTILLERY_URL") or None,
         public_url=(env.get("DISTILLERY_PUBLIC_URL") or "").rstrip("/") or None,

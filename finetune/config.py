@@ -77,7 +77,11 @@ class FinetuneConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision of `accelerate`."""
     guard_interval: int = 100
-    """Steps between two fidelity checks; 0: none."""
+    """Steps between two fidelity checks; 0: none between the first and the last."""
+    guard_images: int = 64
+    """Samples of a fidelity check, spread over the classes: at least one of each."""
+    guard_steps: int = 8
+    """Sampler steps of those samples."""
     guard_floor: float = 0.5
     """The run stops where fidelity falls below this share of the base's own fidelity."""
 
@@ -86,6 +90,11 @@ class FinetuneConfig:
         if self.num_steps < 1 or self.batch_size < 1 or self.memory_size < 1:
             raise ConfigError(
                 "fine-tuning needs num_steps, batch_size and memory_size of 1 or more"
+            )
+        if self.guard_images < 1 or self.guard_steps < 1:
+            raise ConfigError(
+                "finetune.guard_images and finetune.guard_steps must be 1 or more, got "
+                f"{self.guard_images} and {self.guard_steps}"
             )
         if not 1 <= self.classes_per_group <= 20:
             raise ConfigError(f"classes_per_group must be 1 to 20, got {self.classes_per_group}")

@@ -9,8 +9,9 @@ from distillery.errors import ModelError
 from distillery.files import expand_user, read_json
 from distillery.models.class_rows import ClassMapping
 from distillery.models.config import PUBLISHED_BASES
-from distillery.models.facts import FACTS_FILE, PIPELINE_FILE, read_labels, read_licence
+from distillery.models.facts import FACTS_FILE
 from distillery.models.hub import commit_of, fetch_base, is_repo_id
+from distillery.models.shelf import pipeline_facts
 from finetune.config import BaseKind
 
 
@@ -67,27 +68,31 @@ def base_facts(reference: str, *, revision: str | None, allow_download: bool) ->
     """
     folder = find_base(reference, revision=revision, allow_download=allow_download)
     try:
-        transformer = read_json(folder / "transformer" / "config.json")
-        size, rows = int(transformer["sample_size"]), int(transformer["num_embeds_ada_norm"])
         if (folder / FACTS_FILE).exists() and not (folder / "vae").is_dir():
-            facts = read_json(folder / FACTS_FILE)
-            return BaseFacts(
-                kind="pixel", folder=folder, image_size=size, revision=None,
-                channels=int(transformer["in_channels"]), num_rows=rows,
-                id2label=dict(enumerate(facts["class_names"])), licence=facts.get("licence"),
-            )  # fmt: skip
-        vae = read_json(folder / "vae" / "config.json")
-        factor = 2 ** (len(vae["block_out_channels"]) - 1)
+            return _pixel_facts(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
-            f"{reference!r} holds no base model: expected a diffusers DiT pipeline (transformer/, "
-            "vae/, scheduler/) or a folder that `distillery pretrain` wrote"
+            f"{reference!r} holds no base model: its files do not describe what `distillery "
+            "pretrain` writes"
         ) from error
+    pipeline = pipeline_facts(folder, reference)
     published = PUBLISHED_BASES.get(reference)
     return BaseFacts(
-        kind="latent", folder=folder, image_size=size * factor, channels=None, num_rows=rows,
-        id2label=read_labels(folder / PIPELINE_FILE), revision=commit_of(folder),
-        licence=published.licence if published else read_licence(folder),
+        kind="latent", folder=folder, image_size=pipeline.image_size, channels=None,
+        num_rows=pipeline.num_rows, id2label=pipeline.id2label, revision=commit_of(folder),
+        licence=published.licence if published else pipeline.licence,
+    )  # fmt: skip
+
+
+def _pixel_facts(folder: Path) -> BaseFacts:
+    """Return what is said of a base that `distillery pretrain` wrote."""
+    transformer = read_json(folder / "transformer" / "config.json")
+    facts = read_json(folder / FACTS_FILE)
+    return BaseFacts(
+        kind="pixel", folder=folder, image_size=int(transformer["sample_size"]), revision=None,
+        channels=int(transformer["in_channels"]),
+        num_rows=int(transformer["num_embeds_ada_norm"]),
+        id2label=dict(enumerate(facts["class_names"])), licence=facts.get("licence"),
     )  # fmt: skip
 
 

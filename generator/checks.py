@@ -6,7 +6,7 @@ Whatever is refused here would otherwise end a job late, or be passed over witho
 from distillery.data.config import DataConfig
 from distillery.errors import ConfigError, DataError
 from distillery.models.config import parse_classifier_name
-from generator.choose_base import BaseChoice
+from generator.base_choice import BaseChoice
 from generator.config import DistillConfig
 from generator.planned import Look
 

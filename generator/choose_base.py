@@ -1,92 +1,74 @@
 """Which diffusion transformer a job uses when the user leaves it open, and why.
 
-In this order: a base already trained on the same data; a DiT pipeline that is here (or may be
-fetched) and fits the machine, for images that need one; a small pixel DiT pretrained at 8-32 px.
+In this order: a base already trained on the same data; for images of 64 px and more a DiT pipeline
+that is here (or may be fetched) and fits the machine (`generator.pretrained`); a small pixel DiT
+pretrained at 8-32 px.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distillery.errors import ConfigError, ModelError
 from distillery.machine import Machine
-from distillery.models.config import PUBLISHED_BASES, nearest_multiple
-from finetune.config import BaseKind
-from generator.bases import base_facts
+from distillery.models.config import nearest_multiple
+from generator.base_choice import BaseChoice, Resolve, named_base
 from generator.config import DistillConfig
 from generator.entries import RECORD, record_of
-from generator.public_names import public_name
+from generator.planned import Look
+from generator.pretrained import PUBLISHED, find_pretrained, needs_pretrained
 from generator.stage import Finished, stage_key
 
-PUBLISHED = "facebook/DiT-XL-2-256"
-SMALLEST_FOR_LATENT = 64
-"""Images below this size gain nothing from a 256 px base."""
 ASKED_FOR = ".asked-for"
 """In the folder of a base that `pretrain` was asked for, which runs take however short it was."""
 LARGEST_PIXEL_SIZE = 64
 """A pixel DiT beyond this size is trained against advice."""
-LATENT_GPU_BYTES = 12 * 2**30
-"""What fine-tuning DiT-XL/2 with DiffFit at batch 8 needs on a GPU, with some room."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BaseChoice:
-    """The base of a job."""
-
-    kind: BaseKind
-    reference: str
-    """`pixel`, a folder, or a Hub id."""
-    name: str
-    """For a person."""
-    reason: str
-    image_size: int
-    size_reason: str
-    channels: int | None = None
-    """Channels that it takes; None: gray and colour."""
-    num_rows: int | None = None
-    """Classes that its label tables have rows for; None: as many as the dataset has."""
-    id2label: Mapping[int, str] = field(default_factory=dict)
-    """Names of those rows, as far as known."""
-    revision: str | None = None
-    licence: str | None = None
-    warnings: tuple[str, ...] = ()
-    values: Mapping[str, Any] = field(default_factory=dict)
-    """Configuration that comes with the base, such as how a cached one was pretrained."""
-
-
-Resolve = Callable[[BaseChoice], DistillConfig]
-"""The complete configuration that a job with this base would have."""
 
 
 def choose_base(
-    asked: DistillConfig, survey: Any, *, machine: Machine, cache: Path, resolve: Resolve
-) -> BaseChoice:
+    asked: DistillConfig, look: Look, *, machine: Machine, cache: Path, models: Path | None,
+    resolve: Resolve,
+) -> BaseChoice:  # fmt: skip
     """Return the base for a request.
 
     Args:
         asked: The request, with defaults where nothing was said.
-        survey: First look at the images, for their size.
+        look: First look at the images.
         machine: Where the job will run.
         cache: Folder of shared stages.
-        resolve: Tells whether a base in the cache is the one that the job would use.
+        models: Folder of DiT pipelines that may be taken unasked, beside the Hub's cache.
+        resolve: Tells the configuration that a job with a base would have.
 
     Raises:
         ModelError: If a named base is not there.
     """
     reference = asked.base.reference
-    size = asked.image_size or pixel_size(survey.native_size)
-    if reference not in ("auto", "pixel"):
-        return _named(asked, reference)
-    if reference == "auto":
-        cached = _cached(asked, survey, size, cache, resolve)
-        if cached is not None:
-            return cached
-        published = _published(asked, survey, machine)
-        if published is not None:
-            return published
+    size = asked.image_size or pixel_size(look.survey.native_size)
+    if reference == "pixel":
+        return _pixel(look, size, "asked for")
+    if reference != "auto":
+        return named_base(
+            asked, reference, revision=asked.base.revision,
+            allow_download=asked.base.allow_download,
+        )  # fmt: skip
+    cached = _cached(asked, look.survey, size, cache, resolve)
+    if cached is not None:
+        return cached
+    reason = f"images of {look.survey.native_size} px need no large one"
+    notes: tuple[str, ...] = ()
+    if needs_pretrained(look):
+        found = find_pretrained(asked, look, machine=machine, models=models, resolve=resolve)
+        if found.choice is not None:
+            return found.choice
+        reason, notes = found.why_none, found.notes
+    pixel = _pixel(look, size, f"no base trained on these images is in the cache, and {reason}")
+    return replace(pixel, warnings=(*notes, *pixel.warnings))
+
+
+def _pixel(look: Look, size: int, reason: str) -> BaseChoice:
+    """Return the small pixel DiT, with what it may fail at."""
     warnings: tuple[str, ...] = ()
-    if survey.native_size >= SMALLEST_FOR_LATENT and not survey.gray:
+    if needs_pretrained(look) and not look.survey.gray:
         warnings = (
             f"a pixel DiT of {size} px seldom learns photographs: its samples may fail the "
             "fidelity check, and the run then refines real images; name a pretrained DiT "
@@ -97,14 +79,6 @@ def choose_base(
             f"training a pixel DiT of {size} px takes hours to days: leave --image-size open, or "
             "name a DiT pipeline with --base",
         )
-    reason = (
-        "asked for"
-        if reference == "pixel"
-        else (
-            "no base trained on these images is in the cache, and "
-            + _why_not_published(survey, machine)
-        )
-    )
     return BaseChoice(
         kind="pixel", reference="pixel", name=f"small pixel DiT, pretrained here at {size} px",
         reason=reason, image_size=size, warnings=warnings,
@@ -116,37 +90,6 @@ def pixel_size(native_size: int) -> int:
     """Return the size that a pixel DiT is trained at: the images' own, between 8 and 32 px."""
     size = min(max(native_size, 8), 32)
     return nearest_multiple(size, 2 if size <= 16 else 4)
-
-
-def _named(asked: DistillConfig, reference: str) -> BaseChoice:
-    """Return the base that the user named.
-
-    Raises:
-        ConfigError: If images of another size or kind were asked for than it makes.
-        ModelError: If it is not there.
-    """
-    facts = base_facts(
-        reference, revision=asked.base.revision, allow_download=asked.base.allow_download
-    )
-    if asked.image_size not in (None, facts.image_size):
-        raise ConfigError(
-            f"{reference} makes images of {facts.image_size} px, but {asked.image_size} px were "
-            "asked for: leave the image size open, or name another base"
-        )
-    if facts.channels and asked.channels not in (None, facts.channels):
-        raise ConfigError(
-            f"{reference} makes images of {facts.channels} channels, but {asked.channels} were "
-            "asked for: leave the channels open, or name another base"
-        )
-    warnings: tuple[str, ...] = ()
-    if reference in PUBLISHED_BASES and PUBLISHED_BASES[reference].non_commercial:
-        warnings = (f"{reference} may not be used commercially ({facts.licence})",)
-    return BaseChoice(
-        kind=facts.kind, reference=reference, name=public_name(reference), reason="asked for",
-        image_size=facts.image_size, size_reason="what the base makes", channels=facts.channels,
-        num_rows=facts.num_rows, id2label=facts.id2label, licence=facts.licence,
-        revision=facts.revision, warnings=warnings,
-    )  # fmt: skip
 
 
 def _cached(
@@ -191,25 +134,3 @@ def _cached(
 def _is_for_full_jobs(pretrain: Mapping[str, Any], folder: Path) -> bool:
     """Say whether a cached base is more than what a smoke run left behind."""
     return pretrain["num_steps"] >= 500 or (folder / ASKED_FOR).exists()
-
-
-def _published(asked: DistillConfig, survey: Any, machine: Machine) -> BaseChoice | None:
-    """Return the published DiT where the images need it, the machine fits it and it is here."""
-    if survey.native_size < SMALLEST_FOR_LATENT or machine.gpu_memory_bytes < LATENT_GPU_BYTES:
-        return None
-    try:
-        choice = _named(asked, PUBLISHED)
-    except ModelError:  # not in the local Hub cache, and fetching was not allowed
-        return None
-    return replace(
-        choice, reason=f"images of {survey.native_size} px, and {machine.gpu} has room for it"
-    )
-
-
-def _why_not_published(survey: Any, machine: Machine) -> str:
-    """Return why the published DiT was not taken."""
-    if survey.native_size < SMALLEST_FOR_LATENT:
-        return f"images of {survey.native_size} px need no large one"
-    if machine.gpu_memory_bytes < LATENT_GPU_BYTES:
-        return "this machine has no GPU with room for a published one"
-    return f"{PUBLISHED} is not here (allow it with --download)"

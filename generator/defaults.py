@@ -186,12 +186,16 @@ def _smoke_values(situation: Situation) -> dict[str, Any]:
     if situation.image_size <= 16 or situation.device != "cpu":
         return values
     network = SMOKE_NETWORK
-    values["finetune"]["guard_interval"] = 0  # its samples cost more than the steps
-    values["finetune"]["num_steps"] = 2
-    values["proxy"] |= {"network": network, "batch_size": 64}
-    values["evaluate"]["student"] |= {"network": network, "batch_size": 32}
+    # the guard's samples cost more than the steps, so it looks at few and only at both ends
+    values["finetune"] |= {
+        "num_steps": 2, "guard_interval": 0, "guard_images": 10, "guard_steps": 2,
+    }  # fmt: skip
+    values["proxy"] |= {"network": network, "batch_size": 64, "num_steps": 15}
+    values["refine"] |= {"num_steps": 4, "steps_per_proxy": 2, "proxy_steps": 5}
+    values["label"]["num_steps"] = 10
+    values["evaluate"]["student"] |= {"network": network, "batch_size": 32, "num_steps": 10}
     if situation.kind == "pixel":
-        values["base"]["pretrain"] = {"num_steps": 12, "warmup_steps": 2, "batch_size": 8}
+        values["base"]["pretrain"] = {"num_steps": 8, "warmup_steps": 2, "batch_size": 8}
         values["generate"] |= {"num_steps": 2, "guidance_scale": 1.0}
     return values
 

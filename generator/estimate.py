@@ -19,6 +19,8 @@ from generator.work import BaseDescription, describe_base, work_of
 
 SD_VAE_BYTES = 335e6
 """Weights of the autoencoder of the published bases."""
+TINY_PX = 16
+"""Networks for images up to this size are timed within a moment."""
 PROCESS_BYTES = 0.6e9
 """Python with torch, diffusers and the networks of the evaluation (measured: digits)."""
 
@@ -89,7 +91,8 @@ def estimate(
         machine: Where it will run.
         cache: Folder of shared stages; those that are complete cost nothing.
         folder: Of the job, whose own complete stages cost nothing either.
-        speeds: Prices of the units of work; None: measured now, within about 1.5 s.
+        speeds: Prices of the units of work; None: measured now, within about 1.5 s, or the nominal
+            ones where that would be a tenth of the job: a smoke run of images above 16 px on a CPU.
     """
     config, look = plan.config, plan.look
     base = describe_base(config, len(look.class_names))
@@ -113,8 +116,10 @@ def measure_speeds(
     """Return this machine's prices, with the job's own number of threads."""
     assert config.image_size is not None and config.channels is not None
     assert config.num_threads is not None
-    use_threads(config.num_threads)
     network, size, channels = config.evaluate.student.network, config.image_size, config.channels
+    if config.preset == "smoke" and config.device == "cpu" and size > TINY_PX:
+        return pricing.nominal_speeds(base.transformer, base.vae, network, size, channels)
+    use_threads(config.num_threads)
     threads = f"{config.num_threads} thread" + "s" * (config.num_threads > 1)
     classifier = pricing.measure_classifier(
         network, size, channels, num_classes, config.evaluate.student.augmentation
@@ -179,10 +184,23 @@ def memory_of(config: DistillConfig, look: Look, base: BaseDescription) -> tuple
         batch = max(config.base.pretrain.batch_size, config.finetune.batch_size)
         activations = 4.0 * 40 * batch * tokens * width * int(dit["num_layers"])
         return PROCESS_BYTES + images + activations, "process, images and activations, counted"
-    weights = 4.0 * dit_num_parameters(base.transformer) + SD_VAE_BYTES
-    activations = 4.0 * _activation_floats(base.transformer) * config.finetune.batch_size
     basis = "weights and the activations of a fine-tuning batch, counted"
-    return PROCESS_BYTES + images + weights + activations, basis
+    return PROCESS_BYTES + images + network_bytes(config, base), basis
+
+
+def network_bytes(
+    config: DistillConfig, base: BaseDescription, *, batch_size: int | None = None
+) -> float:
+    """Return bytes of a latent base and of the activations of a fine-tuning batch, the job's own.
+
+    Args:
+        config: The complete configuration of the job.
+        base: The networks.
+        batch_size: Another batch than the job's.
+    """
+    weights = 4.0 * dit_num_parameters(base.transformer) + SD_VAE_BYTES
+    batch = batch_size or config.finetune.batch_size
+    return weights + 4.0 * _activation_floats(base.transformer) * batch
 
 
 def _activation_floats(dit: Mapping[str, Any]) -> float:

@@ -20,9 +20,10 @@ from distillery.data.survey import survey
 from distillery.errors import ConfigError
 from distillery.machine import Machine
 from distillery.models.class_rows import map_classes
+from generator.base_choice import BaseChoice
 from generator.bases import describe_mapping
 from generator.checks import check_base, check_data, check_networks, check_parameterisation
-from generator.choose_base import BaseChoice, choose_base
+from generator.choose_base import choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
 from generator.job_protocol import job_setting
@@ -32,15 +33,21 @@ from generator.vision import check_vision_models
 
 PRESETS = ("default", "smoke")
 MINIMAX_PRESETS = ("default", "reference", "printed")
+MIRRORED = {"affine": "affine-flip", "dsa-no-flip": "dsa"}
+"""What takes the place of an augmentation where `--flip` was said; `none` stays."""
+UNMIRRORED = {mirrored: plain for plain, mirrored in MIRRORED.items()}
 
 
-def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> Plan:
+def make_plan(
+    request: Mapping[str, Any], *, cache: Path, machine: Machine, models: Path | None = None
+) -> Plan:
     """Return the plan for a request.
 
     Args:
         request: Nested dict of the fields that the user set, as in `DistillConfig`.
         cache: Folder of shared stages, looked through for a base that knows the data.
         machine: Where the job will run.
+        models: Folder of DiT pipelines that may be taken unasked, beside the Hub's cache.
 
     Raises:
         ConfigError: If a field is unknown or out of range.
@@ -56,7 +63,7 @@ def make_plan(request: Mapping[str, Any], *, cache: Path, machine: Machine) -> P
     def resolve(choice: BaseChoice) -> DistillConfig:
         return _resolve(request, asked, look, choice, machine)
 
-    choice = choose_base(asked, look.survey, machine=machine, cache=cache, resolve=resolve)
+    choice = choose_base(asked, look, machine=machine, cache=cache, models=models, resolve=resolve)
     check_base(asked, choice)
     config = resolve(choice)
     check_parameterisation(config, choice)
@@ -93,18 +100,19 @@ def _resolve(
         "data": {"dataset": asked.data.dataset, "revision": asked.data.revision},
     }
     config: DistillConfig = from_dict(merge(values, found))
-    return config if config.horizontal_flip else _unmirrored(config)
+    if config.horizontal_flip and asked.horizontal_flip is None:
+        return config
+    return _with_augmentation(config, MIRRORED if config.horizontal_flip else UNMIRRORED)
 
 
-def _unmirrored(config: DistillConfig) -> DistillConfig:
-    """Return a configuration none of whose classifiers sees mirrored images.
+def _with_augmentation(config: DistillConfig, instead: Mapping[str, str]) -> DistillConfig:
+    """Return a configuration whose classifiers all see mirrored images, or none of them.
 
     Judge, proxies, teacher and refinement augment as the student does.
     """
     student = config.evaluate.student
-    if student.augmentation != "dsa":
-        return config
-    student = replace(student, augmentation="dsa-no-flip")
+    augmentation = instead.get(student.augmentation, student.augmentation)
+    student = replace(student, augmentation=augmentation)
     return replace(config, evaluate=replace(config.evaluate, student=student))
 
 

@@ -104,7 +104,7 @@ def _finetune(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     groups = math.ceil(num_classes / tune.classes_per_group)
     guided = 2 if (config.generate.guidance_scale or 1) != 1 else 1
     checks = 2 + (tune.num_steps // tune.guard_interval if tune.guard_interval else 0)
-    guard = checks * 8 * speeds.dit_forward.of(64 * guided)
+    guard = checks * tune.guard_steps * speeds.dit_forward.of(tune.guard_images * guided)
     train = DIFFFIT_SHARE * tune.num_steps * speeds.dit_train.of(tune.batch_size)
     return groups * (train + guard)
 

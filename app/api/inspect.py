@@ -105,7 +105,8 @@ def _estimate(task: dict[str, Any]) -> dict[str, Any]:
     machine, is_here = _machine(task.get("machine"))
     has_torch = importlib.util.find_spec("torch") is not None
     cache = Path(task["cache"]) if has_torch else Path("/nonexistent")
-    plan = make_plan(task["request"], cache=cache, machine=machine)
+    models = Path(task["models"]) if task.get("models") else None
+    plan = make_plan(task["request"], cache=cache, machine=machine, models=models)
     speeds = None
     if not (has_torch and is_here):
         speeds = _nominal(plan.config, describe_base(plan.config, len(plan.look.class_names)))

@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from app.api.bodies import MAX_THREADS, PARTS
-from app.api.models import is_here
+from app.api.models import find_model, is_here
 from app.api.names import find_dataset, is_hub_id
 from app.api.problems import Problem
 from app.jobs.service import Service
@@ -88,8 +88,12 @@ def _check_models(request: dict[str, Any], body: Any, service: Service) -> None:
         reference = request.get(part, {}).get(field)
         if reference is None or reference in words:
             continue
+        if part == "base" and (folder := find_model(service.settings, reference)):
+            request["base"] = {**request["base"], "reference": str(folder)}
+            continue
         if not is_hub_id(reference) or "@" in reference:
             expected = ", ".join(repr(word) for word in words)
+            expected += ", one of GET /models" if part == "base" else ""
             detail = f"{part}.{field} must be {expected} or a Hub id 'owner/name'"
             raise _field_problem(f"#/{part}/{field}", detail, "model_unsupported")
         named.append((f"#/{part}/{field}", reference))

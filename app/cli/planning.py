@@ -38,7 +38,7 @@ def make(
     from generator.plan import make_plan
 
     machine = probe()
-    plan = make_plan(asked, cache=settings.cache, machine=machine)
+    plan = make_plan(asked, cache=settings.cache, machine=machine, models=settings.models)
     return plan, estimate(plan, machine, cache=settings.cache, folder=folder)
 
 
@@ -208,12 +208,10 @@ def confirm(plan: "Plan", estimate: "Estimate", settings: Settings, *, yes: bool
 
 def _must_accept(plan: "Plan", settings: Settings) -> bool:
     """Say whether the base is non-commercial and its licence was not accepted before."""
-    from distillery.models.config import PUBLISHED_BASES
+    from distillery.models.config import forbids_commercial_use
 
-    published = PUBLISHED_BASES.get(plan.config.base.reference)
-    if published is None or not published.non_commercial:
-        return False
-    return plan.config.base.reference not in _accepted(settings)
+    reference = plan.config.base.reference
+    return forbids_commercial_use(reference, plan.licence) and reference not in _accepted(settings)
 
 
 def _accepted(settings: Settings) -> list[str]:

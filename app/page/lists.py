@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from app.api.models import base_models
 from app.api.names import mounted
 from app.page import text
-from distillery.models.config import PUBLISHED_BASES
 
 if TYPE_CHECKING:
     from app.jobs.records import DatasetRecord, WorkerRecord
@@ -107,12 +107,16 @@ def upload_text(facts: Mapping[str, Any]) -> str:
     return ", ".join(["uploaded", *known])
 
 
-def models() -> list[dict[str, str]]:
+def models(settings: "Settings") -> list[dict[str, str]]:
     """Return the bases that the form offers."""
     return [
         {"value": "auto", "about": "what fits the images"},
         {"value": "pixel", "about": "a small one, trained here"},
-        *({"value": name, "about": base.licence} for name, base in PUBLISHED_BASES.items()),
+        *(
+            {"value": each["id"], "about": each["licence"] or "on this machine"}
+            for each in base_models(settings)
+            if each["id"] != "pixel"
+        ),
     ]
 
 

@@ -156,7 +156,7 @@ def _new(service: "Service", request: Request) -> dict[str, Any]:
         "form": filled,
         "fields": filled.fields,
         "datasets": datasets,
-        "models": lists.models(),
+        "models": lists.models(service.settings),
         "titles": json.dumps({name: title for name, (title, _) in PHASES.items()}),
         "same": commands.same_texts(
             base_url(request), body, is_auth_on=service.settings.is_auth_on

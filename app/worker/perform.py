@@ -94,7 +94,7 @@ def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:
         assert job is not None  # it is there
     else:
         machine = machine_of(task)
-        made = make_plan(request, cache=task.cache, machine=machine)
+        made = make_plan(request, cache=task.cache, machine=machine, models=task.models)
         if not task.request.get(ACKNOWLEDGED):
             check_licence(made)
         on_progress(Progress(PLAN, 1, 2, "measuring this machine"))

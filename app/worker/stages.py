@@ -140,7 +140,7 @@ class StageRunner:
             cache=settings.cache, stage=stage, group=part,
             device=self.identity.device, request=job.request if stage == PLAN else {},
             datasets=(settings.data / "uploads", *filter(None, [settings.datasets])),
-            keep_open=(self.lock,),
+            models=settings.models, keep_open=(self.lock,),
         )  # fmt: skip
         hooks = JobHooks(self.service.store, job.id, stage, self.stop, part)
         while True:

@@ -33,6 +33,8 @@ class StageTask:
     """What the user asked for; read by `plan` alone."""
     datasets: tuple[Path, ...] = ()
     """Folders that uploaded and mounted datasets lie in."""
+    models: Path | None = None
+    """Folder of DiT pipelines that `plan` may take as the base."""
     keep_open: tuple[int, ...] = ()
     """File handles that the child inherits: the lock of this worker's id, so that no other worker
     takes that id while the child lives."""
@@ -61,6 +63,8 @@ def hide_paths(text: str, task: StageTask) -> str:
         # a dataset keeps its name alone; an upload lies in a folder of its own
         text = re.sub(rf"{re.escape(datasets)}/([0-9a-f]{{32}}/)?", "", text)
         text = text.replace(datasets, "the folder of datasets")
+    if task.models is not None:  # a pipeline keeps its name alone
+        text = text.replace(f"{task.models}/", "").replace(str(task.models), "the models")
     return text
 
 

@@ -18,6 +18,7 @@ def task_to_dict(task: StageTask) -> dict[str, Any]:
         "device": task.device,
         "request": dict(task.request),
         "datasets": [str(place.absolute()) for place in task.datasets],
+        "models": None if task.models is None else str(task.models.absolute()),
     }
 
 
@@ -25,4 +26,5 @@ def task_from_dict(values: Mapping[str, Any]) -> StageTask:
     """Return the task that `task_to_dict` wrote."""
     paths = {name: Path(values[name]) for name in ("folder", "cache")}
     datasets = tuple(Path(place) for place in values["datasets"])
-    return StageTask(**{**values, **paths, "datasets": datasets})
+    models = None if values["models"] is None else Path(values["models"])
+    return StageTask(**{**values, **paths, "datasets": datasets, "models": models})

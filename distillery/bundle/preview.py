@@ -2,18 +2,24 @@
 
 The ground is transparent and the text mid-gray, so that the PNG reads on a light and on a dark
 page. Tiny images are enlarged by whole pixels, large ones are reduced. Pillow only.
+
+Names are written in fonts of the machine where our own lack their letters, so the picture's bytes
+may differ between machines, and with them the checksums of the folder and its report. Equal bytes
+are promised on one type of machine only, and what names a dataset anywhere, the content digest of
+`distilled.safetensors`, is of the tensors alone: a readable name is worth that.
+
 Legend: N images, C channels, H = W pixels.
 """
 
-import importlib.util
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from distillery.bundle.fonts import Font, default_font, font_for
 
 MAX_COLUMNS = 20
 MAX_ROWS = 40
@@ -28,7 +34,6 @@ _BLOCK_GAP = 36
 _TARGET_ASPECT = 1.3
 _MAX_WIDTH_PX = 1600  # of several blocks beside one another
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Caption = tuple[str, Font]
 
 
@@ -98,9 +103,13 @@ def preview_png(
             canvas.paste(_tile(images[index], layout.tile), (left, y))
             if scores is not None:
                 place = (left + layout.tile / 2, y + layout.tile + 3)
-                draw.text(place, f"{scores[index]:.2f}", _TEXT, _font(_SMALL_PX), anchor="ma")
+                draw.text(
+                    place, f"{scores[index]:.2f}", _TEXT, default_font(_SMALL_PX), anchor="ma"
+                )
     if left_out:
-        draw.text((_MARGIN, height + footer - _MARGIN), left_out, _TEXT, _font(_FONT_PX), "ls")
+        draw.text(
+            (_MARGIN, height + footer - _MARGIN), left_out, _TEXT, default_font(_FONT_PX), "ls"
+        )
     return _png(canvas)
 
 
@@ -170,32 +179,12 @@ def _left_out(*, num_classes: int, most: int) -> str:
     return "Shown: " + " and ".join(parts) if parts else ""
 
 
-def _font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
 def _caption(name: str, label: int) -> _Caption:
-    """Return the name with a font that has all of its letters, else the class's number.
-
-    Pillow's own font holds ASCII; matplotlib, where it is installed, brings one for most scripts
-    but the East Asian ones. A letter without a shape would come out as an empty box.
-    """
-    if name.isprintable() and name.strip():
-        for font in _fonts():
-            missing = bytes(font.getmask("\uffff"))
-            if not any(bytes(font.getmask(letter)) == missing for letter in set(name)):
-                return _shortened(name.strip(), font), font
-    return f"class {label}", _font(_FONT_PX)
-
-
-def _fonts() -> Iterator[Font]:
-    """Yield the fonts for names, the nicest first."""
-    yield _font(_FONT_PX)
-    package = importlib.util.find_spec("matplotlib")  # found, not imported: only its file is used
-    if package is not None and package.origin is not None:
-        path = Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if path.is_file():
-            yield ImageFont.truetype(path, _FONT_PX - 1)
+    """Return the name with a font that has all of its letters, else the class's number."""
+    font = font_for(name.strip(), _FONT_PX) if name.isprintable() and name.strip() else None
+    if font is None:
+        return f"class {label}", default_font(_FONT_PX)
+    return _shortened(name.strip(), font), font
 
 
 def _shortened(name: str, font: Font) -> str:

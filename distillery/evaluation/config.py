@@ -7,7 +7,7 @@ from distillery.evaluation.protocols import find_protocol
 from distillery.evaluation.setting import Overrides
 from distillery.models.config import check_classifier_name
 
-AUGMENTATIONS = ("none", "affine", "dsa", "dsa-no-flip")
+AUGMENTATIONS = ("none", "affine", "affine-flip", "dsa", "dsa-no-flip")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,8 @@ class StudentConfig:
     weight_decay: float = 0.01
     """Of AdamW."""
     augmentation: str = "affine"
-    """`none`, `affine`, `dsa`, or `dsa-no-flip` where a mirrored image is another."""
+    """`none`, `affine` (`affine-flip` where a mirrored image is as good), `dsa` (`dsa-no-flip`
+    where it is another)."""
 
     def __post_init__(self) -> None:
         """Refuse values that no student can use."""

@@ -25,7 +25,13 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 
 def augmentation_of(config: StudentConfig) -> AugmentConfig | None:
     """Return the augmentation that a recipe names, None for `none`."""
-    named = {"none": None, "affine": AFFINE, "dsa": DSA, "dsa-no-flip": replace(DSA, flip=False)}
+    named = {
+        "none": None,
+        "affine": AFFINE,
+        "affine-flip": replace(AFFINE, flip=True),
+        "dsa": DSA,
+        "dsa-no-flip": replace(DSA, flip=False),
+    }
     return named[config.augmentation]
 
 

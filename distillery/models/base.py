@@ -16,7 +16,6 @@ from distillery.errors import ModelError
 from distillery.files import write_json
 from distillery.models.codec import Codec, LatentCodec, PixelCodec
 from distillery.models.components import (
-    SCHEDULER_FILE,
     load_schedule,
     load_transformer,
     load_vae,
@@ -29,6 +28,7 @@ from distillery.models.dit import dit_config
 from distillery.models.facts import (
     FACTS_FILE,
     PIPELINE_FILE,
+    SCHEDULER_FILE,
     read_facts,
     read_labels,
     read_licence,

@@ -20,9 +20,8 @@ from distillery.errors import ModelError
 from distillery.files import digest_arrays
 from distillery.models.diffusion import alphas_cumprod
 from distillery.models.dit import disable_label_dropout
-from distillery.models.facts import read_facts
+from distillery.models.facts import SCHEDULER_FILE, read_facts
 
-SCHEDULER_FILE = "scheduler/scheduler_config.json"
 SURPLUS_KEYS = {"pos_embed.pos_embed"}
 """Constants that older versions of diffusers stored among the weights."""
 

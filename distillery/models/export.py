@@ -18,9 +18,9 @@ from distillery.files import write_bytes, write_json
 from distillery.models.base import DiffusionBase, save_pixel_base
 from distillery.models.class_rows import map_classes
 from distillery.models.codec import LatentCodec
-from distillery.models.components import SCHEDULER_FILE, new_folder
+from distillery.models.components import new_folder
 from distillery.models.dit import dit_config
-from distillery.models.facts import FACTS_FILE, PIPELINE_FILE
+from distillery.models.facts import FACTS_FILE, PIPELINE_FILE, SCHEDULER_FILE
 
 LATENT_SCHEMA = "distillery-latent-base/1"
 

@@ -14,6 +14,7 @@ from distillery.files import read_json
 FACTS_FILE = "distillery.json"
 """What diffusers' files do not say: classes, where the base came from, its licence and digest."""
 PIPELINE_FILE = "model_index.json"
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
 
 
 def read_facts(path: Path) -> dict[str, Any]:

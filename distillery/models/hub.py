@@ -11,11 +11,15 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from distillery.errors import ModelError
+from distillery.models.shelf import PARTS
 
 HARMLESS_FILES = ["*.json", "*.txt", "README.md", "*.safetensors"]
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-PARTS = ("transformer", "vae")
-"""Parts of a DiT pipeline that have weights."""
+
+
+def hub_cache() -> Path:
+    """Return where the Hub's client keeps models."""
+    return Path(constants.HF_HUB_CACHE)
 
 
 def is_repo_id(reference: str) -> bool:
@@ -64,7 +68,7 @@ def fetch_base(
     lacking = [part for part in PARTS if not any((folder / part).glob("*.safetensors"))]
     if not lacking or not (folder / "model_index.json").is_file():
         return folder
-    cache_root = cache or Path(constants.HF_HUB_CACHE)
+    cache_root = cache or hub_cache()
     converted = cache_root / "distillery-converted" / repo_id.replace("/", "--") / folder.name
     if converted.is_dir():
         return converted

@@ -35,8 +35,6 @@ from generator.stages.common import Reals, machine_settings, open_base, open_rea
 from generator.stages.encode import LATENTS
 
 CURVES, GROUP = "curves.json", "group.json"
-GUARD_IMAGES = 64
-GUARD_STEPS = 8
 GUARD_IPC = 10
 """The guard samples with the guidance of this many images per class: jobs share adapters."""
 
@@ -169,15 +167,16 @@ def _guard(
 ) -> Callable[[nn.Module], float]:
     """Return the check of fidelity: the share of a few samples that the judge recognises."""
     judge = reals.load_classifier(context.inputs["base"] / JUDGE, context.config.proxy.network)
-    per_class = max(1, GUARD_IMAGES // len(group))
+    tune = context.config.finetune
+    per_class = max(1, tune.guard_images // len(group))
     jobs = [(label, index) for label in group for index in range(per_class)]
     seeds = [noise_seed(derive_seed(context.config.seed, "guard"), *job) for job in jobs]
     labels = np.array([label for label, _ in jobs])
-    precision: Precision = "bf16" if context.config.finetune.precision == "bf16" else "no"
+    precision: Precision = "bf16" if tune.precision == "bf16" else "no"
 
     def check(transformer: nn.Module) -> float:
         raw = sample_images(
-            replace(base, transformer=transformer), seeds, rows[labels], num_steps=GUARD_STEPS,
+            replace(base, transformer=transformer), seeds, rows[labels], num_steps=tune.guard_steps,
             guidance_scale=default_guidance(base.kind, GUARD_IPC), precision=precision,
         )  # fmt: skip
         images = reals.normalised(match_channels(raw, reals.dataset.channels).numpy())

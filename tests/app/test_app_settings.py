@@ -17,9 +17,11 @@ def test_cache_is_the_users_own_unless_named() -> None:
 
 
 def test_folders_are_the_same_for_processes_that_work_elsewhere() -> None:
-    names = ("DISTILLERY_CACHE", "DISTILLERY_DATA", "DISTILLERY_DATASETS")
+    names = ("DISTILLERY_CACHE", "DISTILLERY_DATA", "DISTILLERY_DATASETS", "DISTILLERY_MODELS")
     settings = read_settings({"HOME": "/h"} | dict.fromkeys(names, "here"))
-    assert settings.cache == settings.data == settings.datasets == Path.cwd() / "here"
+    assert settings.cache == settings.data == Path.cwd() / "here"
+    assert settings.datasets == settings.models == Path.cwd() / "here"
+    assert read_settings({"HOME": "/h"}).models is None
 
 
 def test_hub_variables_mean_what_the_hub_client_takes_them_for(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Plans: from a request to a complete configuration, with reasons, or a sentence why not."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import pytest
 from generator_helpers import MACHINE, SmokeJob
 from PIL import Image
 
+from distillery.data.augment import AFFINE
 from distillery.errors import ConfigError, DataError, ModelError
+from distillery.evaluation.training import augmentation_of
 from generator.config import from_dict, to_dict
 from generator.pipeline import STAGES
 from generator.plan import look_at, make_plan, merge
@@ -167,6 +170,30 @@ def test_no_mirroring_holds_for_every_network_that_looks_at_images(
     said = {"evaluate": {"student": {"augmentation": "dsa"}}}
     made = plan(cache, **asked, **said, horizontal_flip=False).config
     assert made.evaluate.student.augmentation == "dsa-no-flip"
+    said = {"evaluate": {"student": {"augmentation": "affine-flip"}}}
+    made = plan(cache, **asked, **said, horizontal_flip=False).config
+    assert made.evaluate.student.augmentation == "affine"
+
+
+def test_mirroring_that_was_asked_for_holds_for_every_network(cache: Path) -> None:
+    made = plan(cache, images_per_class=3, horizontal_flip=True).config
+    assert made.channels == 1 and made.evaluate.student.augmentation == "affine-flip"
+    assert judge_recipe(made).augmentation == "affine-flip"
+    augmentation = augmentation_of(made.evaluate.student)
+    assert augmentation is not None and augmentation == replace(AFFINE, flip=True)
+    assert plan(cache, images_per_class=3).config.evaluate.student.augmentation == "affine"
+    for said, expected in (("dsa-no-flip", "dsa"), ("none", "none")):
+        student = {"evaluate": {"student": {"augmentation": said}}}
+        made = plan(cache, images_per_class=3, horizontal_flip=True, **student).config
+        assert made.evaluate.student.augmentation == expected
+
+
+def test_an_augmentation_that_was_named_stays_where_nothing_was_said_of_mirroring(
+    photos: Path, cache: Path
+) -> None:
+    student = {"evaluate": {"student": {"augmentation": "affine"}}}
+    made = plan(cache, data={"dataset": str(photos)}, images_per_class=3, **student).config
+    assert made.horizontal_flip and made.evaluate.student.augmentation == "affine"
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,10 @@ def estimate(api: ApiDep, body: JobBody) -> Response:
     task = {
         "kind": "estimate", "request": request, "cache": str(api.settings.cache),
         "machine": _worker_machine(api),
+        "models": str(api.settings.models) if api.settings.models else None,
         "private": [str(each) for each in (
-            api.settings.data / "uploads", api.settings.datasets, api.settings.cache
+            api.settings.data / "uploads", api.settings.datasets, api.settings.models,
+            api.settings.cache,
         ) if each],
     }  # fmt: skip
     found = api.children.ask(task, reuse_s=60)

@@ -126,6 +126,7 @@ def settings(tmp_path: Path) -> Settings:
     env = {
         "HOME": str(tmp_path), "DISTILLERY_DATA": str(tmp_path / "data"), "PATH": "/usr/bin:/bin",
         "DISTILLERY_DATASETS": str(tmp_path / "mounted"), "OMP_NUM_THREADS": "1",
+        "DISTILLERY_MODELS": str(tmp_path / "models"),
         "DISTILLERY_DISK_FLOOR_BYTES": "1000",
     }  # fmt: skip
     return read_settings(env)

@@ -11,6 +11,7 @@ from PIL import Image
 from app.api.names import find_dataset, is_hub_id
 from app.api.problems import Problem
 from tests.app.api.conftest import Place
+from tests.pipeline_folder import write_folder
 
 ZIP = {"Content-Type": "application/zip"}
 
@@ -236,6 +237,30 @@ def test_models_tell_their_licence(place: Place) -> None:
     models = {each["id"]: each for each in place.client.get("/models").json()["data"]}
     assert models["pixel"]["is_here"] and not models["pixel"]["non_commercial"]
     assert models["facebook/DiT-XL-2-256"]["licence"] == "cc-by-nc-4.0"
+
+
+def test_pipelines_that_are_here_are_listed_and_can_be_named(place: Place) -> None:
+    models = place.settings.models
+    assert models is not None
+    write_folder(models / "insects")
+    write_folder(models / "no name!")
+    (write_folder(models / "broken") / "vae" / "config.json").unlink()
+    commit = place.settings.hub_cache / "models--org--dit" / "snapshots" / ("a" * 40)
+    write_folder(commit)
+    listed = {each["id"]: each for each in place.client.get("/models").json()["data"][3:]}
+    assert set(listed) == {"org/dit", "insects"}
+    assert listed["insects"] == {
+        "object": "model", "id": "insects", "kind": "latent", "image_size": 32, "licence": "mit",
+        "non_commercial": False, "is_here": True,
+    }  # fmt: skip
+    answer = place.client.post("/jobs", json={"base": {"reference": "insects"}})
+    assert answer.status_code == 202 and str(models) not in answer.text
+    assert answer.json()["request"]["base"]["reference"] == "insects"
+    job = place.store.get(answer.json()["id"])
+    assert job is not None and job.request["base"]["reference"] == str(models / "insects")
+    for name in ("..", "nothing", "insects/vae", str(models / "insects")):
+        answer = place.client.post("/jobs", json={"base": {"reference": name}})
+        assert answer.status_code == 422 and answer.json()["code"] != "internal_error", name
 
 
 def test_an_estimate_says_what_the_same_job_would_take(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,8 +76,9 @@ def test_a_failure_tells_no_folder_and_no_traceback(
 def test_a_message_names_a_dataset_and_not_its_place() -> None:
     task = StageTask(
         job_id="job_1", folder=Path("/data/jobs/1"), cache=Path("/data/cache"), stage="plan",
-        datasets=(Path("/data/uploads"), Path("/mnt/sets")),
+        datasets=(Path("/data/uploads"), Path("/mnt/sets")), models=Path("/mnt/models"),
     )  # fmt: skip
+    assert hide_paths("no weights in /mnt/models/dit/vae", task) == "no weights in dit/vae"
     upload = f"/data/uploads/{'0f' * 16}/photos.zip"
     told = hide_paths(f"no dataset '{upload}' was found; see /mnt/sets/birds, /mnt/sets", task)
     assert told == "no dataset 'photos.zip' was found; see birds, the folder of datasets"
@@ -100,4 +102,6 @@ def test_a_task_survives_the_wire(tmp_path: Path) -> None:
         job_id="job_1", folder=tmp_path, cache=tmp_path / "c", stage="finetune", group=3,
         device="cuda", request={"data": {"dataset": "digits"}}, datasets=(tmp_path / "u",),
     )  # fmt: skip
+    assert task_from_dict(task_to_dict(task)) == task
+    task = replace(task, models=tmp_path / "m")
     assert task_from_dict(task_to_dict(task)) == task
