@@ -93,7 +93,7 @@ def test_refusals_have_one_form(
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert problem["detail"] and "Traceback" not in answer.text
     if status == 405:
-        assert answer.headers["allow"] == "GET, POST"
+        assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 def test_a_body_without_a_length_is_limited_too(place: Place) -> None:
