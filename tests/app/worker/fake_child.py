@@ -49,6 +49,7 @@ def do(step: list, folder: Path, link: Link, reporter: Reporter) -> None:
         import signal
 
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM})
+        reporter(Progress("finetune", 1, 10))  # only now: who waits for it finds nobody listening
         time.sleep(values[0])
 
 

@@ -128,7 +128,7 @@ def test_one_whose_reports_are_rare_is_given_the_time_to_the_next(
 
 def test_one_that_does_not_react_is_killed_at_the_limit(children: Children, tmp_path: Path) -> None:
     hooks = FakeHooks(cancel=has_begun)
-    out = run(task_of(tmp_path, ["report", 1], ["deaf", 60]), hooks, children, cancel_s=1.0)
+    out = run(task_of(tmp_path, ["deaf", 60]), hooks, children, cancel_s=1.0)
     assert out.kind == "canceled" and not (tmp_path / "job" / "stopped").exists()
     assert 0.9 < time.monotonic() - hooks.asked_at < 3
     assert not (tmp_path / "job" / "attempts.json").exists()  # this death was our own wish
