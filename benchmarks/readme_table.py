@@ -193,10 +193,12 @@ def _whole_run() -> list[str]:
     """Return what the default run takes."""
     if not (RESULTS / "whole_run.json").exists():
         return []
-    first, cached = read_json(RESULTS / "whole_run.json")["rows"]
+    result = read_json(RESULTS / "whole_run.json")
+    first, cached = result["rows"]
+    machine = f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
     peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
     return [
-        f"The default run takes {first['seconds']:.0f} s on two CPU cores from nothing, and "
+        f"The default run takes {first['seconds']:.0f} s on {machine} from nothing, and "
         f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
         f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`)."
     ]
