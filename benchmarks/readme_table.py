@@ -32,7 +32,7 @@ def headline() -> str:
     """Return the README's table, hard labels and accuracy alone, and a few sentences."""
     columns = {
         f"{name}, {key.removeprefix('ipc')} per class": {row["name"]: row for row in rows["hard"]}
-        for name, tables in _tables()
+        for _, name, tables in _tables()
         for key, rows in tables
     }
     labels = {name: row["label"] for rows in columns.values() for name, row in rows.items()}
@@ -49,25 +49,30 @@ def headline() -> str:
     return "\n\n".join(["\n".join(lines), note, *_whole_run(), *_chaos()])
 
 
-def _tables() -> list[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-    """Return the tables of each data set, by images per class, in ascending order."""
+def _tables() -> list[tuple[str, str, list[tuple[str, dict[str, Any]]]]]:
+    """Return file, name and tables of each data set that has been run, by images per class."""
     found = []
     for file, name in FILES.items():
         if (RESULTS / file).exists():
             tables = read_json(RESULTS / file)["tables"].items()
-            found.append((name, sorted(tables, key=lambda one: int(one[0].removeprefix("ipc")))))
+            ordered = sorted(tables, key=lambda one: int(one[0].removeprefix("ipc")))
+            found.append((file, name, ordered))
     return found
+
+
+def _machine(result: dict[str, Any]) -> str:
+    """Return what a result was measured on."""
+    return f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
 
 
 def table() -> str:
     """Return the tables of all result files that are there, as Markdown."""
     parts = []
-    for file, (name, tables) in zip(FILES, _tables(), strict=False):
+    for file, name, tables in _tables():
         parts += [_one(name, key.removeprefix("ipc"), rows) for key, rows in tables]
-        environment = read_json(RESULTS / file)["environment"]
-        machine = f"{environment['cores']} cores of {environment['cpu']}"
-        name = file.removesuffix(".json")
-        parts.append(f"`python -m benchmarks.{name}` on {machine} (`benchmarks/results/{file}`).")
+        command = f"`python -m benchmarks.{file.removesuffix('.json')}`"
+        machine = _machine(read_json(RESULTS / file))
+        parts.append(f"{command} on {machine} (`benchmarks/results/{file}`).")
     return "\n\n".join(
         [*parts, *_matching(), *_robust(), *_whole_run(), *_speed(), *_chaos(), *_service()]
     )
@@ -195,10 +200,9 @@ def _whole_run() -> list[str]:
         return []
     result = read_json(RESULTS / "whole_run.json")
     first, cached = result["rows"]
-    machine = f"{result['environment']['cores']} cores of {result['environment']['cpu']}"
     peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
     return [
-        f"The default run takes {first['seconds']:.0f} s on {machine} from nothing, and "
+        f"The default run takes {first['seconds']:.0f} s on {_machine(result)} from nothing, and "
         f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
         f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`)."
     ]
