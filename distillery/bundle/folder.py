@@ -59,11 +59,12 @@ def write_bundle_folder(
         for name, content in sorted(extra.items()):
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
-        described = croissant(dataset, report, _sized(partial, _digests(partial)))
-        (partial / CROISSANT_NAME).write_bytes(json_bytes(described))
-        manifest = _manifest(dataset, report, _digests(partial), partial)
-        (partial / MANIFEST_NAME).write_bytes(json_bytes(manifest))
-        (partial / SUMS_NAME).write_text(_sums(partial), encoding="utf-8")
+        digests = _digests(partial)
+        described = croissant(dataset, report, _sized(partial, digests))
+        _add(partial / CROISSANT_NAME, json_bytes(described), digests)
+        manifest = _manifest(dataset, report, digests, partial)
+        _add(partial / MANIFEST_NAME, json_bytes(manifest), digests)
+        (partial / SUMS_NAME).write_text(_sums(digests), encoding="utf-8")
         for place in sorted(partial.rglob("*")):
             sync_folder(place)  # files too: all is on the disk before the folder has its name
 
@@ -89,10 +90,15 @@ def _sized(folder: Path, digests: Mapping[str, str]) -> dict[str, tuple[str, int
     return {name: (digest, (folder / name).stat().st_size) for name, digest in digests.items()}
 
 
-def _sums(folder: Path) -> str:
-    """Return the lines that `sha256sum --check` reads, for every file below `folder`."""
-    lines = [f"{digest}  {name}\n" for name, digest in sorted(_digests(folder).items())]
-    return "".join(lines)
+def _add(path: Path, content: bytes, digests: dict[str, str]) -> None:
+    """Write a file that speaks of those before it, and its digest beside theirs."""
+    path.write_bytes(content)
+    digests[path.name] = digest_file(path)
+
+
+def _sums(digests: Mapping[str, str]) -> str:
+    """Return the lines that `sha256sum --check` reads."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
 def _manifest(
