@@ -15,7 +15,7 @@ from generator import speeds as pricing
 from generator.config import DistillConfig
 from generator.planned import Look, Plan
 from generator.speeds import Speeds
-from generator.work import BaseDescription, describe_base, work_of
+from generator.work import BaseDescription, describe_base, nominal_prices, work_of
 
 SD_VAE_BYTES = 335e6
 """Weights of the autoencoder of the published bases."""
@@ -118,7 +118,7 @@ def measure_speeds(
     assert config.num_threads is not None
     network, size, channels = config.evaluate.student.network, config.image_size, config.channels
     if config.preset == "smoke" and config.device == "cpu" and size > TINY_PX:
-        return pricing.nominal_speeds(base.transformer, base.vae, network, size, channels)
+        return nominal_prices(config, base)
     use_threads(config.num_threads)
     threads = f"{config.num_threads} thread" + "s" * (config.num_threads > 1)
     classifier = pricing.measure_classifier(

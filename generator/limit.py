@@ -10,8 +10,7 @@ from typing import Any
 
 from generator.config import DistillConfig
 from generator.planned import Decision, Look, Plan
-from generator.speeds import nominal_speeds
-from generator.work import BaseDescription, describe_base, work_of
+from generator.work import BaseDescription, describe_base, nominal_prices, work_of
 
 EVALUATION_SHARE = 1 / 3
 """At most this much of a default job is evaluation."""
@@ -42,12 +41,7 @@ def limit_evaluation(plan: Plan, request: Mapping[str, Any]) -> Plan:
 
 def evaluation_share(config: DistillConfig, look: Look, base: BaseDescription) -> float:
     """Return the evaluation's share of a job with nothing cached, at nominal prices."""
-    assert config.image_size is not None and config.channels is not None
-    nominal = nominal_speeds(
-        base.transformer, base.vae, config.evaluate.student.network, config.image_size,
-        config.channels,
-    )  # fmt: skip
-    seconds = work_of(config, look, base, nominal)
+    seconds = work_of(config, look, base, nominal_prices(config, base))
     return seconds["evaluate"] / sum(seconds.values())
 
 

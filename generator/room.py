@@ -10,8 +10,7 @@ from distillery.models.config import PUBLISHED_BASES
 from generator.config import DistillConfig
 from generator.estimate import memory_of, network_bytes
 from generator.planned import Look
-from generator.speeds import nominal_speeds
-from generator.work import BaseDescription, work_of
+from generator.work import BaseDescription, nominal_prices, work_of
 
 LATENT_GPU_BYTES = 12 * 2**30
 """What fine-tuning DiT-XL/2 with DiffFit at batch 8 needs on a GPU, with some room."""
@@ -79,12 +78,7 @@ def _memory_needs(
 
 def _seconds(config: DistillConfig, look: Look, base: BaseDescription) -> float:
     """Return the time of the whole job on a nominal machine."""
-    assert config.image_size is not None and config.channels is not None
-    speeds = nominal_speeds(
-        base.transformer, base.vae, config.evaluate.student.network, config.image_size,
-        config.channels,
-    )  # fmt: skip
-    seconds = sum(work_of(config, look, base, speeds).values())
+    seconds = sum(work_of(config, look, base, nominal_prices(config, base)).values())
     return seconds / GPU_FACTOR if config.device == "cuda" else seconds
 
 

@@ -15,7 +15,7 @@ from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig, dit_num_pa
 from generator.config import DistillConfig
 from generator.job_protocol import job_setting, student_steps
 from generator.planned import Look
-from generator.speeds import Speeds, StepCost, classifier_flops
+from generator.speeds import Speeds, StepCost, classifier_flops, nominal_speeds
 
 NUM_SHIFTS = 4
 """Versions of the test images that a student sees: clean, noise, blur, inverted."""
@@ -63,6 +63,15 @@ def describe_base(config: DistillConfig, num_classes: int) -> BaseDescription:
         vae=read_json(vae) if facts.kind == "latent" else None,
         is_here=True,
     )
+
+
+def nominal_prices(config: DistillConfig, base: BaseDescription) -> Speeds:
+    """Return what a job's networks cost on the nominal machine."""
+    assert config.image_size is not None and config.channels is not None  # the plan filled them in
+    return nominal_speeds(
+        base.transformer, base.vae, config.evaluate.student.network, config.image_size,
+        config.channels,
+    )  # fmt: skip
 
 
 def work_of(

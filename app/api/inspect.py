@@ -100,7 +100,7 @@ def _estimate(task: dict[str, Any]) -> dict[str, Any]:
     from generator.config import to_dict
     from generator.estimate import estimate
     from generator.plan import make_plan
-    from generator.work import describe_base
+    from generator.work import describe_base, nominal_prices
 
     machine, is_here = _machine(task.get("machine"))
     has_torch = importlib.util.find_spec("torch") is not None
@@ -108,8 +108,9 @@ def _estimate(task: dict[str, Any]) -> dict[str, Any]:
     models = Path(task["models"]) if task.get("models") else None
     plan = make_plan(task["request"], cache=cache, machine=machine, models=models)
     speeds = None
-    if not (has_torch and is_here):
-        speeds = _nominal(plan.config, describe_base(plan.config, len(plan.look.class_names)))
+    if not (has_torch and is_here):  # the worker's own cannot be measured
+        base_networks = describe_base(plan.config, len(plan.look.class_names))
+        speeds = nominal_prices(plan.config, base_networks)
     figures = estimate(plan, machine, cache=cache, speeds=speeds)
     base = plan.config.base.reference
     return {
@@ -145,16 +146,6 @@ def _machine(facts: dict[str, Any] | None) -> tuple[Any, bool]:
         int(facts.get("gpu_memory_bytes") or 0),
     )  # fmt: skip
     return machine, False
-
-
-def _nominal(config: Any, base: Any) -> Any:
-    """Return the speeds of a nominal machine, where the worker's own cannot be measured."""
-    from generator.speeds import nominal_speeds
-
-    return nominal_speeds(
-        base.transformer, base.vae, config.evaluate.student.network, config.image_size,
-        config.channels,
-    )  # fmt: skip
 
 
 TASKS = {"dataset": _dataset, "estimate": _estimate}
