@@ -52,6 +52,14 @@ def take(path: Path, *, shared: bool = False) -> Hold | None:
         os.close(handle)
 
 
+def take_within(path: Path, wait_s: float, *, shared: bool = False) -> Hold | None:
+    """Lock a file as `take` does, waiting up to `wait_s` seconds for another hold to end."""
+    until = time.monotonic() + wait_s
+    while (hold := take(path, shared=shared)) is None and time.monotonic() < until:
+        time.sleep(PAUSE_S)
+    return hold
+
+
 def is_held(path: Path) -> bool:
     """Say whether a process has a hold on a file; makes no file."""
     return path.exists() and take(path) is None
@@ -87,8 +95,8 @@ def note_use(folder: Path, job: str = "") -> Hold | None:
     """
     path = use_of(folder)
     try:
-        while (hold := take(path, shared=True)) is None:  # it is just being looked at, or removed
-            time.sleep(PAUSE_S)
+        while (hold := take_within(path, 1.0, shared=True)) is None:
+            pass  # it is just being looked at, or removed
         if job and job not in jobs_of(folder):
             os.write(hold.handle, f"{job}\n".encode())
         os.utime(hold.handle)

@@ -4,7 +4,6 @@ The dataset is prepared by the same stage as in a job, so a job's own dataset is
 already. Finished students lie in the cache too: the same request goes on where it stopped.
 """
 
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -34,7 +33,7 @@ from generator.distilled_set import (
     fitted_set,
     match_classes,
 )
-from generator.entries import EVALUATIONS, PAUSE_S, lock_of, note_use, take
+from generator.entries import EVALUATIONS, lock_of, note_use, take_within
 from generator.public_names import public_name
 from generator.stage import run_stage
 from generator.stages import prepare
@@ -291,9 +290,7 @@ class _Locked:
 
     def __enter__(self) -> None:
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + LOCK_WAIT_S
-        while (lock := take(lock_of(self._folder))) is None and time.monotonic() < until:
-            time.sleep(PAUSE_S)
+        lock = take_within(lock_of(self._folder), LOCK_WAIT_S)
         if lock is None:
             raise JobError("another process does this very evaluation: wait for it")
         self._lock, self._use = lock, note_use(self._folder)

@@ -18,7 +18,7 @@ from distillery.checkpoint import Checkpoint
 from distillery.files import digest_file, digest_json, read_json, sync_folder, write_json
 from distillery.progress import OnProgress, Progress
 from generator.config import DistillConfig
-from generator.entries import PARTIAL, PAUSE_S, RECORD, Hold, lock_of, note_use, take
+from generator.entries import PARTIAL, RECORD, Hold, lock_of, note_use, take_within
 
 WAITING = "another job is doing this: waiting"
 
@@ -264,12 +264,8 @@ class locked:  # noqa: N801  (reads as a statement)
         self.message = message
 
     def __enter__(self) -> None:
-        reported_s = time.monotonic()
-        while (hold := take(self.path)) is None:
-            if time.monotonic() - reported_s > 1.0:
-                reported_s = time.monotonic()
-                self.on_progress(Progress(self.name, 0, 1, self.message))
-            time.sleep(PAUSE_S)
+        while (hold := take_within(self.path, 1.0)) is None:
+            self.on_progress(Progress(self.name, 0, 1, self.message))
         self.hold = hold
 
     def __exit__(self, *_: object) -> None:
