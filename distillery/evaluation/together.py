@@ -16,8 +16,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from distillery.data.normalise import Images
 from distillery.errors import TrainingError
 from distillery.evaluation.config import StudentConfig
-from distillery.evaluation.draws import augmented, draw_steps
-from distillery.evaluation.training import augmentation_of, on_device, step_generator
+from distillery.evaluation.draws import StepDraw, augmented, draw_steps
+from distillery.evaluation.training import augmentation_of, on_device, step_generator, take_steps
 
 MOST_TOGETHER = 5
 LARGEST_TOGETHER = 64
@@ -105,24 +105,15 @@ def train_classifiers(
         config.num_steps, rows.shape[1], config.batch_size, augmentation,
         [step_generator(seed) for seed in seeds], images.device,
     )  # fmt: skip
-    optimizer = torch.optim.AdamW(
-        students.weights.values(), config.learning_rate, weight_decay=config.weight_decay,
-        fused=True,
-    )  # fmt: skip
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     for network in networks:
         network.train()
-    losses = torch.zeros(len(networks))
-    for step, draw in enumerate(draws):
+
+    def losses_at(draw: StepDraw) -> Tensor:
         own = rows.gather(1, draw.indices)  # (S, B)
         batch = augmented(images[own.flatten()], draw, augmentation, fill=fill)
-        losses = losses_of(students(batch.unflatten(0, own.shape)), targets[own])
-        optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
-        optimizer.step()
-        schedule.step()
-        if on_step is not None:
-            on_step(step + 1)
+        return losses_of(students(batch.unflatten(0, own.shape)), targets[own])
+
+    losses = take_steps(students.weights.values(), draws, losses_at, config, on_step)
     students.hand_back()
     _check_finite(losses, config)
     return [network.eval() for network in networks]

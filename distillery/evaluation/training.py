@@ -5,7 +5,7 @@ and the indices of the batch. Batches, augmentation and order come from one seed
 network is the same whatever ran before it. Shapes: N images, B batch, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from distillery.data.augment import AFFINE, DSA, AugmentConfig
 from distillery.data.normalise import Images
 from distillery.errors import TrainingError
 from distillery.evaluation.config import StudentConfig
-from distillery.evaluation.draws import augmented, draw_steps
+from distillery.evaluation.draws import StepDraw, augmented, draw_steps
 from distillery.seeds import derive_seed
 
 Objective = Callable[[Tensor, Tensor], Tensor]
@@ -82,28 +82,52 @@ def train_classifier(
         config.num_steps, len(images), config.batch_size, augmentation, [step_generator(seed)],
         images.device,
     )  # fmt: skip
-    optimizer = torch.optim.AdamW(
-        network.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
     network.train()
-    loss = torch.zeros(())
-    for step, draw in enumerate(draws):
+
+    def loss_of(draw: StepDraw) -> Tensor:
         indices = draw.indices[0]
         batch = augmented(images[indices], draw, augmentation, fill=fill)
-        loss = objective(network(batch), indices)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if on_step is not None:
-            on_step(step + 1)
+        return objective(network(batch), indices)
+
+    loss = take_steps(network.parameters(), draws, loss_of, config, on_step)
     if not torch.isfinite(loss):
         raise TrainingError(
             f"training a classifier ended with a loss of {loss.item()} after {config.num_steps} "
             f"steps: lower its learning rate of {config.learning_rate}"
         )
     return network.eval()
+
+
+def take_steps(
+    weights: Iterable[Tensor],
+    draws: Iterable[StepDraw],
+    loss_of: Callable[[StepDraw], Tensor],
+    config: StudentConfig,
+    on_step: Callable[[int], None] | None,
+) -> Tensor:
+    """Move weights along the gradient of each draw's loss, and return the loss of the last one.
+
+    Args:
+        weights: All that is trained.
+        draws: One for each of `config.num_steps` steps.
+        loss_of: A draw to the loss, scalar or one of each student.
+        config: The recipe: AdamW, its rate falling to zero along half a cosine.
+        on_step: Called with the number of steps done; may raise `Cancelled`.
+    """
+    optimizer = torch.optim.AdamW(
+        weights, config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
+    loss = torch.zeros(())
+    for step, draw in enumerate(draws):
+        loss = loss_of(draw)
+        optimizer.zero_grad(set_to_none=True)
+        loss.sum().backward()
+        optimizer.step()
+        schedule.step()
+        if on_step is not None:
+            on_step(step + 1)
+    return loss
 
 
 def step_generator(seed: int) -> torch.Generator:
