@@ -10,8 +10,6 @@ machine falls on both. Writes benchmarks/results/student_step.json.
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from unittest import mock
 
 import torch
@@ -24,13 +22,6 @@ from distillery.models.classifiers import build_classifier
 
 CASES = {"CIFAR-10": ("convnet-d3-w64", 3, 32, 100), "MNIST": ("convnet-d3-w64", 1, 28, 100)}
 """Network, channels, side and batch."""
-
-
-@contextmanager
-def layers_alone() -> Iterator[None]:
-    """Send every block through its three layers."""
-    with mock.patch.object(fused, "_fits", lambda *_: False):
-        yield
 
 
 def step_seconds(network: str, channels: int, side: int, batch: int, steps: int) -> float:
@@ -63,7 +54,7 @@ def main() -> None:
     for name, case in CASES.items():
         times: dict[str, list[float]] = {"layers": [], "fused": []}
         for _ in range(options.rounds):
-            with layers_alone():
+            with mock.patch.object(fused, "_fits", lambda *_: False):  # each block's three layers
                 times["layers"].append(step_seconds(*case, options.steps))
             times["fused"].append(step_seconds(*case, options.steps))
         median = {way: statistics.median(values) for way, values in times.items()}

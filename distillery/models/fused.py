@@ -19,11 +19,15 @@ def norm_relu_pool(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
     It fits float32 in ordinary memory order on a CPU, one group a channel and even sides.
     """
-    weight, bias = norm.weight, norm.bias
     if _fits(x, norm):
-        pooled, *_ = _NormReluPool.apply(x, weight, bias, norm.eps)
+        pooled, *_ = _NormReluPool.apply(x, norm.weight, norm.bias, norm.eps)
         return pooled
-    return F.avg_pool2d(F.relu(norm(x)), 2)
+    return _layers(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+
+
+def _layers(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Return what the three layers do, one after another."""
+    return F.avg_pool2d(F.relu(F.group_norm(x, num_groups, weight, bias, eps)), 2)
 
 
 def _fits(x: Tensor, norm: nn.GroupNorm) -> bool:
@@ -109,6 +113,5 @@ def _plain_gradients(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, gradient: Tensor
 ) -> tuple[Tensor, ...]:
     """Return the gradients of x, weight and bias with a graph of their own."""
-    normed = F.group_norm(x, x.shape[1], weight, bias, eps)
-    pooled = F.avg_pool2d(F.relu(normed), 2)
+    pooled = _layers(x, x.shape[1], weight, bias, eps)
     return torch.autograd.grad(pooled, (x, weight, bias), gradient, create_graph=True)
