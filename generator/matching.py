@@ -19,9 +19,10 @@ from generator.config import DistillConfig
 from generator.stages.common import Reals, fit_classifier
 from robust.config import constraint_weights
 from robust.constraint_weights import ConstraintWeights
+from robust.constraints import weighted_constraints
 from robust.distil import Budget, distil
 from robust.matching_types import Method, Parameterisation, WeightedConstraint
-from robust.methods import constraint_terms, method_for, robust_variant
+from robust.methods import method_for, robust_variant
 from robust.networks import Surroundings
 from robust.refine import RealImages
 
@@ -99,7 +100,7 @@ def constraints_of(
     if weights == ConstraintWeights(0.0, 0.0):
         return ()
     network = _centralisation_network(reals, config, seed) if weights.centralisation else None
-    return constraint_terms(
+    return weighted_constraints(
         weights, network, form=refine.centralisation_form, floor=refine.centralisation_floor,
         beta=refine.centralisation_beta,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from distillery.errors import ConfigError
 from distillery.models.classifiers import Classifier
 from robust.constraint_weights import ConstraintWeights
 from robust.matching import group_means
@@ -154,7 +155,7 @@ def class_covariances(maps: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 def weighted_constraints(
     weights: ConstraintWeights,
-    network: Classifier | Callable[[], Classifier],
+    network: Classifier | Callable[[], Classifier] | None,
     *,
     form: Form = "squared",
     floor: float = 0.0,
@@ -164,17 +165,22 @@ def weighted_constraints(
 
     Args:
         weights: See `published_weights`.
-        network: A trained ResNet-18 for centralisation, or a function that draws one.
+        network: A trained ResNet-18 for centralisation, or a function that draws one; None only
+            where centralisation has no weight.
         form: Of centralisation, like `floor` and `beta`: see `class_centralisation`.
         floor: Only with `squared`.
         beta: Only with `exp`.
+
+    Raises:
+        ConfigError: If centralisation has no network.
     """
-    centralisation = class_centralisation(network, form=form, floor=floor, beta=beta)
-    both = (
-        WeightedConstraint("centralisation", weights.centralisation, centralisation),
-        WeightedConstraint("covariance", weights.covariance, covariance_matching),
-    )
-    return tuple(term for term in both if term.weight)
+    terms = [WeightedConstraint("covariance", weights.covariance, covariance_matching)]
+    if network is not None:
+        term = class_centralisation(network, form=form, floor=floor, beta=beta)
+        terms.insert(0, WeightedConstraint("centralisation", weights.centralisation, term))
+    elif weights.centralisation:
+        raise ConfigError("class centralisation needs a network trained on the real data")
+    return tuple(one for one in terms if one.weight)
 
 
 def _need_two(labels: Tensor, num_classes: int, what: str) -> None:

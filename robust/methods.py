@@ -15,7 +15,7 @@ from distillery.errors import ConfigError
 from distillery.models.classifiers import Classifier
 from robust.config import GRADIENT_LOOPS, PROGRESSIVE_STAGES, RefineConfig, check_refinement
 from robust.constraint_weights import ConstraintWeights
-from robust.constraints import Form, covariance_matching, weighted_constraints
+from robust.constraints import weighted_constraints
 from robust.matching_types import Method, NetworkPlan, WeightedConstraint
 from robust.objective import PRESETS
 from robust.objectives import (
@@ -171,41 +171,13 @@ def _idc(name: str, images_per_class: int, image_size: int, pixel_std: float) ->
     )
 
 
-def constraint_terms(
-    weights: ConstraintWeights,
-    network: Classifier | Callable[[], Classifier] | None,
-    *,
-    form: Form = "squared",
-    floor: float = 0.0,
-    beta: float = 0.0,
-) -> tuple[WeightedConstraint, ...]:
-    """Return IID's constraints that have a weight.
-
-    Args:
-        weights: A weight of zero leaves a constraint out.
-        network: Trained network(s) that centralisation looks through; None only without it.
-        form: Of centralisation, like `floor` and `beta`: see `class_centralisation`.
-        floor: Only with `squared`.
-        beta: Only with `exp`.
-
-    Raises:
-        ConfigError: If centralisation has no network.
-    """
-    if network is not None:
-        return weighted_constraints(weights, network, form=form, floor=floor, beta=beta)
-    if weights.centralisation:
-        raise ConfigError("class centralisation needs a network trained on the real data")
-    covariance = WeightedConstraint("covariance", weights.covariance, covariance_matching)
-    return (covariance,) if weights.covariance else ()
-
-
 def with_constraints(
     method: Method,
     weights: ConstraintWeights,
     network: Classifier | Callable[[], Classifier] | None,
 ) -> Method:
-    """Return the method with constraints beside its objective (see `constraint_terms`)."""
-    added = constraint_terms(weights, network)
+    """Return the method with constraints beside its objective (see `weighted_constraints`)."""
+    added = weighted_constraints(weights, network)
     name = "+".join([method.name, *(one.name for one in added)])
     return replace(method, name=name, constraints=(*method.constraints, *added))
 
