@@ -5,13 +5,11 @@ is the first that the machine has room and time for; what is not here is fetched
 allowed it, and then after those that know some class.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from distillery.errors import ModelError
-from distillery.files import read_json
 from distillery.machine import Machine
 from distillery.models.class_rows import IMAGENET_CLASSES, map_classes
 from distillery.models.config import PUBLISHED_BASES
@@ -56,8 +54,6 @@ class Candidate:
     facts: PipelineFacts
     num_known: int
     """Of the user's classes, those that it was trained on."""
-    transformer: Mapping[str, Any]
-    vae: Mapping[str, Any]
     is_here: bool
     """Off: it may be fetched."""
 
@@ -145,8 +141,6 @@ def _local(pipeline: LocalPipeline, look: Look) -> Candidate:
     return Candidate(
         reference=pipeline.reference, name=pipeline.name, revision=pipeline.revision, facts=facts,
         num_known=num_known, is_here=True,
-        transformer=read_json(pipeline.folder / "transformer" / "config.json"),
-        vae=read_json(pipeline.folder / "vae" / "config.json"),
     )  # fmt: skip
 
 
@@ -154,11 +148,12 @@ def _published(asked: DistillConfig) -> Candidate:
     """Return the published base that may be fetched; which classes it knows is seen then."""
     base = PUBLISHED_BASES[PUBLISHED]
     facts = PipelineFacts(
-        image_size=base.image_size, num_rows=IMAGENET_CLASSES, id2label={}, licence=base.licence
-    )
+        image_size=base.image_size, num_rows=IMAGENET_CLASSES, id2label={}, licence=base.licence,
+        transformer=base.transformer, vae=SD_VAE,
+    )  # fmt: skip
     return Candidate(
         reference=PUBLISHED, name=PUBLISHED, revision=asked.base.revision, facts=facts,
-        num_known=0, is_here=False, transformer=base.transformer, vae=SD_VAE,
+        num_known=0, is_here=False,
     )  # fmt: skip
 
 
@@ -178,8 +173,7 @@ def _why_not(
         image_size=facts.image_size, size_reason="",
     )  # fmt: skip
     base = BaseDescription(
-        kind="latent", transformer=candidate.transformer, vae=candidate.vae,
-        is_here=candidate.is_here,
+        kind="latent", transformer=facts.transformer, vae=facts.vae, is_here=candidate.is_here
     )  # fmt: skip
     return why_no_room(resolve(choice), look, base, machine)
 

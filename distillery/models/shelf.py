@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distillery.errors import ModelError
 from distillery.files import read_json
@@ -52,6 +53,10 @@ class PipelineFacts:
     id2label: Mapping[int, str]
     """Names of those rows, as far as known."""
     licence: str | None
+    transformer: Mapping[str, Any]
+    """Configuration of the transformer, as diffusers writes it."""
+    vae: Mapping[str, Any]
+    """That of the autoencoder."""
 
 
 def local_pipelines(hub_cache: Path, models: Path | None) -> tuple[LocalPipeline, ...]:
@@ -84,7 +89,7 @@ def pipeline_facts(folder: Path, reference: str) -> PipelineFacts:
         ) from error
     return PipelineFacts(
         image_size=size * factor, num_rows=rows, id2label=read_labels(folder / PIPELINE_FILE),
-        licence=read_licence(folder),
+        licence=read_licence(folder), transformer=transformer, vae=vae,
     )  # fmt: skip
 
 
