@@ -37,16 +37,17 @@ async def wait_for_change(
     if wait is None or job.is_terminal:
         return job, place
     first, may_stay = job.status, getattr(request.state, "may_stay", lambda: True)
-    checked = asyncio.get_running_loop().time()
-    until = asyncio.get_running_loop().time() + min(int(wait[1]), MAX_WAIT_S)
+    clock = asyncio.get_running_loop().time
+    checked = clock()
+    until = checked + min(int(wait[1]), MAX_WAIT_S)
     async with api.hub.watch(job_id, job.revision) as channel:
         while not api.hub.is_closing and not job.is_terminal:
             is_same = matches(known_etag, job_etag(job, place)) if known_etag else (
                 job.status == first
             )  # fmt: skip
-            left = until - asyncio.get_running_loop().time()
-            if asyncio.get_running_loop().time() >= checked + CHECK_S:
-                checked = asyncio.get_running_loop().time()
+            left = until - clock()
+            if clock() >= checked + CHECK_S:
+                checked = clock()
                 if not await run_in_threadpool(may_stay):
                     raise Problem("unauthorized", "the key or the session has ended meanwhile")
             if not is_same or left <= 0 or await request.is_disconnected():
