@@ -1,6 +1,5 @@
 """`distillery jobs compare`: where the settings and the results of two jobs differ."""
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,14 +72,12 @@ def _settings(rows: list[dict[str, Any]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
+    from distillery.evaluation.compare import value_text
+
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("setting", "A", "B"):
         table.add_column(heading, overflow="fold")
     for row in rows:
-        cells = (row["key"], *("-" if row[s] is None else _value(row[s]) for s in "ab"))
+        cells = (row["key"], *("-" if row[s] is None else value_text(row[s]) for s in "ab"))
         table.add_row(*(Text(clean(cell)) for cell in cells))
     return table
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

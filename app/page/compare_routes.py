@@ -1,6 +1,5 @@
 """The page that holds two jobs side by side: settings, results, and images class by class."""
 
-import json
 import math
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -90,10 +89,8 @@ def _comparison(
 
 
 def _value(value: Any) -> str:
-    """Return a setting as a reader writes it."""
-    if value is None:
-        return text.DASH
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a setting, a dash where a job has none."""
+    return text.DASH if value is None else compare.value_text(value)
 
 
 def _report(service: "Service", job: "JobRecord") -> dict[str, Any] | None:

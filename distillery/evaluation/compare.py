@@ -4,6 +4,7 @@ A difference counts as one only beyond two standard errors of the two means; fig
 test images or protocols are shown, but a note says that they do not compare.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,11 @@ def difference_text(row: Row) -> str:
         return "\N{EN DASH}"
     within = " (within the spread)" if row["tone"] == "flat" else ""
     return f"{points(row['difference'])}{within}"
+
+
+def value_text(value: Any) -> str:
+    """Return a setting as a reader writes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def figure_text(row: Row) -> str:
