@@ -32,7 +32,7 @@ from distillery.evaluation.protocols import Case, find_protocol
 from distillery.evaluation.setting import Overrides, Setting, describe, resolve
 from distillery.evaluation.tables import student_trial
 from distillery.files import read_json, write_json
-from distillery.machine import keep_large_buffers
+from distillery.machine import keep_large_buffers, use_device
 from distillery.progress import Progress, ignore_progress
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
@@ -76,6 +76,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--students", type=int, default=1, help="of each network; published: 20")
     parser.add_argument("--epochs", type=int, help="of each student; published: 1000")
     parser.add_argument("--iterations", type=int, help="of distillation, not the published number")
+    parser.add_argument(
+        "--judge-steps",
+        type=int,
+        default=30 * 50_000 // 128,
+        help="training steps of the network that centralisation looks through",
+    )
     parser.add_argument("--per-class", type=int, default=5000, help="training images of a class")
     parser.add_argument("--network", default="convnet-d3-w128", help="that is looked through")
     parser.add_argument("--architectures", nargs="*", default=ARCHITECTURES, help="of students")
@@ -86,7 +92,7 @@ def row_setting(options: argparse.Namespace) -> RowSetting:
     """Return the published setting: its own rates, batches and numbers of iterations."""
     return RowSetting(
         network=options.network, judge="resnet18", reals_per_class=None, seconds=None,
-        tuned=False, judge_steps=30 * 50_000 // 128,
+        tuned=False, judge_steps=options.judge_steps,
     )  # fmt: skip
 
 
@@ -216,6 +222,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Work on cells until the minutes are over, then write the table of what is there."""
     options = parse(arguments)
     keep_large_buffers()
+    use_device(options.device)
     (options.folder / "figures").mkdir(parents=True, exist_ok=True)
     clock = Clock(options.minutes)
     data = load_cifar(

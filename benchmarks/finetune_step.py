@@ -58,12 +58,13 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def build_transformer(config: dict[str, Any]) -> DiTTransformer2DModel:
-    """Return a DiT with random weights, without label dropout."""
+def build_transformer(config: dict[str, Any], device: torch.device) -> DiTTransformer2DModel:
+    """Return a DiT with random weights, drawn on the device, without label dropout."""
     torch.manual_seed(0)
-    transformer = DiTTransformer2DModel(patch_size=2, **config).requires_grad_(False)
+    with device:
+        transformer = DiTTransformer2DModel(patch_size=2, **config).requires_grad_(False)
     disable_label_dropout(transformer)
-    return transformer
+    return transformer.to(device)
 
 
 def random_latents(config: dict[str, Any], num_items: int = 200) -> LatentSource:
@@ -81,7 +82,7 @@ def our_step(
 ) -> Callable[[], None]:
     """Return the whole step, with its memories already full."""
     config = FinetuneConfig(batch_size=case["batch_size"])
-    transformer = build_transformer(case["transformer"]).to(device)
+    transformer = build_transformer(case["transformer"], device)
     latents = random_latents(case["transformer"])
     labels = torch.arange(len(latents)) % NUM_CLASSES
     processes = Processes(precision, device, config.batch_size)
@@ -107,7 +108,7 @@ def floor_step(
     case: dict[str, Any], device: torch.device, *, fast: bool = False
 ) -> Callable[[], None]:
     """Return forward, and backward to the input only; `fast`: with our matrix products."""
-    transformer = build_transformer(case["transformer"]).to(device)
+    transformer = build_transformer(case["transformer"], device)
     size, channels = case["batch_size"], case["transformer"]["in_channels"]
     side = case["transformer"]["sample_size"]
     x0, noise = torch.randn(2, size, channels, side, side, device=device)

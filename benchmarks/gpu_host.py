@@ -46,7 +46,7 @@ CASES: dict[str, Figures] = {
         | {"num_attention_heads": 16, "attention_head_dim": 72, "num_layers": 28,
            "sample_size": 32},
         "vae_widths": (128, 256, 512, 512), "finetune_batches": (8, 32), "finetune_steps": 20,
-        "sampling_steps": (50, 20), "sampling_batch": 32, "plain_images": 3,
+        "sampling_steps": (50, 20), "sampling_batch": 32, "plain_images": 1,
     },
     "cpu": {
         "name": "small DiT, 64 px", "precision": "no", "image_size": 64, "matmul": 2048,
@@ -63,18 +63,19 @@ def build_vae(case: Figures, device: torch.device) -> AutoencoderKL:
     """Return an autoencoder with random weights."""
     widths = case["vae_widths"]
     torch.manual_seed(0)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(widths), layers_per_block=2,
-        up_block_types=("UpDecoderBlock2D",) * len(widths), block_out_channels=widths,
-        latent_channels=4, sample_size=case["image_size"],
-    )  # fmt: skip
+    with device:
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * len(widths), layers_per_block=2,
+            up_block_types=("UpDecoderBlock2D",) * len(widths), block_out_channels=widths,
+            latent_channels=4, sample_size=case["image_size"],
+        )  # fmt: skip
     return vae.to(device).eval().requires_grad_(False)
 
 
 def build_base(case: Figures, device: torch.device) -> DiffusionBase:
     """Return a latent base around random weights."""
     return DiffusionBase(
-        kind="latent", transformer=build_transformer(case["transformer"]).to(device).eval(),
+        kind="latent", transformer=build_transformer(case["transformer"], device).eval(),
         codec=LatentCodec(build_vae(case, device)), scheduler_config={}, channels=3,
         alphas_cumprod=alphas_cumprod("linear").to(device), image_size=case["image_size"],
         id2label={}, reference="benchmark", digest="random",
@@ -187,7 +188,7 @@ def finetune_figures(
     del step
     clear(device)
     plain_loop = PlainFinetune(
-        build_transformer(case["transformer"]).to(device), build_vae(case, device),
+        build_transformer(case["transformer"], device), build_vae(case, device),
         batch_size=batch_size, image_size=case["image_size"],
     )  # fmt: skip
     plain_seconds = seconds_of(plain_loop.step, count, device)
@@ -219,7 +220,7 @@ def sampling_figures(
         )
     del base
     clear(device)
-    transformer, vae = build_transformer(case["transformer"]).to(device), build_vae(case, device)
+    transformer, vae = build_transformer(case["transformer"], device), build_vae(case, device)
     pipeline = stock_pipeline(transformer.eval(), vae)
 
     def one_image() -> None:

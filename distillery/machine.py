@@ -85,8 +85,18 @@ def use_threads(num_threads: int) -> None:
 
 
 def use_device(device: str) -> None:
-    """Let float32 matrix products on a GPU use its tensor cores (TF32); a CPU is left alone."""
+    """Let float32 products on a GPU use its tensor cores (TF32), and give equal bits in every run.
+
+    A CPU is left alone: its operations give equal bits as they are. On a GPU some add up in the
+    order in which threads happen to come; torch has ordered forms of those that we use, and raises
+    RuntimeError for one that has none.
+    """
     import torch
 
-    if device != "cpu":
-        torch.set_float32_matmul_precision("high")
+    if device == "cpu":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.deterministic = True
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)  # with `warn_only`, attention would stay unordered

@@ -28,6 +28,16 @@ def warmed_decay(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def update_average(average: Sequence[Tensor], current: Sequence[Tensor], decay: float) -> None:
-    """Move each averaged tensor towards the current one of the same shape, in place."""
-    torch._foreach_lerp_(list(average), list(current), 1.0 - decay)
+def update_average(
+    average: Sequence[Tensor], current: Sequence[Tensor], decay: float | Tensor
+) -> None:
+    """Move each averaged tensor towards the current one of the same shape, in place.
+
+    A `decay` that is a scalar tensor on their device can change while the work is replayed.
+    """
+    if isinstance(decay, Tensor):
+        steps = torch._foreach_sub(list(current), list(average))
+        torch._foreach_mul_(steps, 1.0 - decay)
+        torch._foreach_add_(list(average), steps)
+    else:
+        torch._foreach_lerp_(list(average), list(current), 1.0 - decay)

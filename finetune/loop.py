@@ -5,6 +5,7 @@ Between two reports the host only queues work for the device; what it must wait 
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,14 @@ from torch import Tensor, nn
 from distillery.checkpoint import Checkpoint
 from distillery.errors import Cancelled, TrainingError
 from distillery.progress import OnProgress, Progress
+from distillery.replay import Replayed
 from finetune.config import FinetuneConfig
 from finetune.difffit import DiffFitAdapter
 from finetune.ema import fitted_decay, update_average
 from finetune.memory import ClassMemories
 from finetune.processes import Processes
 from finetune.state import FinetuneState
-from finetune.step import TERMS, Batches, MinimaxLoss
+from finetune.step import TERMS, Batch, Batches, MinimaxLoss
 
 REPORT_INTERVAL = 10
 """Steps between two reports; losses are read from the device then only."""
@@ -42,8 +44,9 @@ class FinetuneLoop:
     ) -> None:
         """Make everything ready for step 0. `identity` tells runs apart, see `FinetuneState`."""
         optimizer = torch.optim.AdamW(
-            adapter.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True
-        )
+            adapter.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True,
+            capturable=processes.device.type == "cuda",
+        )  # fmt: skip
         self.state = FinetuneState(adapter, optimizer, memories, identity)
         self._accelerator = processes.accelerator
         model, self._optimizer = self._accelerator.prepare(adapter.transformer, optimizer)
@@ -55,6 +58,9 @@ class FinetuneLoop:
             fitted_decay(config.num_steps) if config.ema_decay is None else config.ema_decay
         )
         self._pending: list[Tensor] = []
+        # the scaler of fp16 looks at values, and processes wait for each other
+        alone = processes.num == 1 and self._accelerator.scaler is None
+        self._step = Replayed(self._train_on, processes.device, is_on=alone)
 
     def run(self, checkpoint: Checkpoint, check: Check | None, on_progress: OnProgress) -> None:
         """Take the steps that are left, or fewer if the fidelity check stops the run."""
@@ -80,12 +86,17 @@ class FinetuneLoop:
     def take_step(self) -> None:
         """Train on the next batch; nothing in here waits for the device."""
         batch = self._batches.draw(self.state.step + len(self._pending), self._processes)
-        total, terms = self._loss(batch)
+        (terms,) = self._step(*(getattr(batch, one.name) for one in fields(batch)))
+        self._pending.append(terms)
+
+    def _train_on(self, *batch: Tensor) -> tuple[Tensor]:
+        """Train on the tensors of a `Batch`, and return the terms of its loss."""
+        total, terms = self._loss(Batch(*batch))
         self._accelerator.backward(total)
         self._optimizer.step()
         self._optimizer.zero_grad()
         update_average(self.state.average, self.state.adapter.parameters, self._decay)
-        self._pending.append(terms)
+        return (terms,)
 
     def _read_losses(self) -> None:
         """Move the terms of the last steps to the host; stop at the first that is not finite."""

@@ -20,6 +20,7 @@ from distillery.files import digest_json
 from distillery.models.diffusion import add_noise, split_eps
 from distillery.models.dit import denoise, disable_label_dropout, label_tables
 from distillery.progress import OnProgress, Progress, ignore_progress
+from distillery.replay import Replayed
 from distillery.seeds import torch_rng
 from finetune.batches import ShuffledEpochs, drop_labels
 from finetune.config import PretrainConfig
@@ -45,14 +46,32 @@ class _Run:
 
     def __init__(self, transformer: nn.Module, config: PretrainConfig, num_items: int) -> None:
         self.parameters: list[Tensor] = list(transformer.parameters())
+        self.device = self.parameters[0].device
+        on_gpu = self.device.type == "cuda"
+        # a tensor of the GPU can change while a recorded step is replayed
+        self.rate = torch.tensor(config.learning_rate, device=self.device) if on_gpu else None
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.learning_rate, weight_decay=0.0, fused=True
-        )
+            self.parameters, lr=config.learning_rate if self.rate is None else self.rate,
+            weight_decay=0.0, fused=True, capturable=on_gpu,
+        )  # fmt: skip
         self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.decay = torch.zeros((), device=self.device) if on_gpu else None
         self.losses: list[float] = []
         # what makes a checkpoint ours: it holds numbers, the shapes are those of the network
         sizes = [parameter.numel() for parameter in self.parameters]
         self.identity = digest_json([asdict(config), sizes, num_items])
+
+    def set_rate(self, rate: float) -> None:
+        """Set the learning rate of the next step."""
+        if self.rate is not None:
+            self.rate.fill_(rate)
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def decay_of(self, decay: float) -> float | Tensor:
+        """Return the decay of the average; on a GPU as a tensor that is always the same one."""
+        return decay if self.decay is None else self.decay.fill_(decay)
 
     def _moments(self, name: str) -> list[Tensor]:
         return [self.optimizer.state[parameter][name] for parameter in self.parameters]
@@ -166,21 +185,29 @@ def _train(
 ) -> None:
     """Take the steps that are left, reporting and saving on the way."""
     latents, rows = data
-    alphas_cumprod = alphas_cumprod.to(run.parameters[0].device)
+    alphas_cumprod = alphas_cumprod.to(run.device)
     epochs = ShuffledEpochs(len(rows), config.batch_size, config.base_seed, "pretrain")
     recent: list[Tensor] = []
-    for step in range(len(run.losses), config.num_steps):
-        for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, config)
-        batch = epochs.batch(step)
-        generator = torch_rng(config.base_seed, "pretrain", step)
-        loss = _loss(transformer, latents, rows[batch], batch, config, alphas_cumprod, generator)
+    decay: float | Tensor = 0.0
+
+    def train_on(*drawn: Tensor) -> tuple[Tensor]:
+        loss = _loss(transformer, *drawn, alphas_cumprod)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.parameters, MAX_GRADIENT_NORM)
         run.optimizer.step()
         run.optimizer.zero_grad()
-        update_average(run.average, run.parameters, warmed_decay(config.ema_decay, step))
-        recent.append(loss.detach())
+        update_average(run.average, run.parameters, decay)
+        return (loss.detach(),)
+
+    take_step = Replayed(train_on, run.device)
+    null_row = label_tables(transformer)[0].num_embeddings - 1
+    for step in range(len(run.losses), config.num_steps):
+        run.set_rate(learning_rate_at(step, config))
+        decay = run.decay_of(warmed_decay(config.ema_decay, step))
+        batch = epochs.batch(step)
+        generator = torch_rng(config.base_seed, "pretrain", step)
+        drawn = _draw(latents, rows[batch], batch, null_row, config, len(alphas_cumprod), generator)
+        recent += take_step(*(one.to(run.device, non_blocking=True) for one in drawn))
         done = step + 1
         if done % REPORT_INTERVAL and done != config.num_steps:
             continue
@@ -190,26 +217,28 @@ def _train(
         _report(run, config, checkpoint, on_progress)
 
 
-def _loss(
-    transformer: nn.Module,
+def _draw(
     latents: PixelLatents,
     rows: Tensor,
     batch: Tensor,
+    null_row: int,
     config: PretrainConfig,
-    alphas_cumprod: Tensor,
+    num_timesteps: int,
     generator: torch.Generator,
-) -> Tensor:
-    """Return the mean squared error of the predicted noise, a scalar on the device."""
+) -> tuple[Tensor, ...]:
+    """Return images (B, C, H, W), noise, timesteps (B,) and label rows (B,), on the CPU."""
     flips = torch.rand(len(batch), generator=generator) < 0.5
-    x0 = latents.batch(batch, flips, generator)  # (B, C, H, W)
-    timesteps = torch.randint(len(alphas_cumprod), (len(batch),), generator=generator)
+    x0 = latents.batch(batch, flips, generator)
+    timesteps = torch.randint(num_timesteps, (len(batch),), generator=generator)
     noise = torch.randn(x0.shape, generator=generator)
-    null_row = label_tables(transformer)[0].num_embeddings - 1
-    rows = drop_labels(rows, null_row, config.label_dropout, generator)
-    x0, timesteps, noise, rows = (
-        tensor.to(alphas_cumprod.device, non_blocking=True)
-        for tensor in (x0, timesteps, noise, rows)
-    )
+    return x0, noise, timesteps, drop_labels(rows, null_row, config.label_dropout, generator)
+
+
+def _loss(
+    transformer: nn.Module, x0: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor,
+    alphas_cumprod: Tensor,
+) -> Tensor:  # fmt: skip
+    """Return the mean squared error of the predicted noise, a scalar on the device."""
     noisy = add_noise(x0, noise, timesteps, alphas_cumprod)
     eps, _ = split_eps(denoise(transformer, noisy, timesteps, rows), x0.shape[1])
     return (eps - noise).square().mean()

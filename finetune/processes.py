@@ -24,9 +24,13 @@ class Processes:
         """
         if precision == "fp16" and device.type == "cpu":
             raise ConfigError("precision fp16 needs a GPU, got a CPU: use no or bf16")
-        if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-            # accelerate keeps the precision of the first run of an interpreter for all later ones
-            AcceleratorState._reset_state()
+        if AcceleratorState._shared_state:
+            # accelerate keeps device and precision of the first run of an interpreter for all later
+            first = AcceleratorState()
+            if first.device.type != device.type:
+                AcceleratorState._reset_state(reset_partial_state=True)
+            elif first.mixed_precision != precision:
+                AcceleratorState._reset_state()
         # the only buffers are constant tables, equal on all devices
         kwargs = DistributedDataParallelKwargs(broadcast_buffers=False)
         self.accelerator = Accelerator(

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from distillery.models.base import DiffusionBase
 from distillery.models.diffusion import split_eps
 from distillery.models.dit import denoise
+from distillery.replay import Replayed
 from finetune.linear import fast_linears
 from generator.noise import initial_noise
 
 SamplerName = Literal["dpm-solver++", "ddim"]
 Precision = Literal["no", "bf16"]
+FEWEST_RECORDED = 4
+"""Solver steps up to which a recording on a GPU would cost more than it saves."""
 
 
 def make_scheduler(sampler: SamplerName, alphas_cumprod: Tensor, num_steps: int) -> Any:
@@ -121,16 +124,16 @@ def sample_latents(
     device = next(transformer.parameters()).device
     scheduler = make_scheduler(sampler, alphas_cumprod.cpu(), num_steps)
     latents, rows = noise.to(device) * float(scheduler.init_noise_sigma), rows.to(device)
+
+    def estimate(*step: Tensor) -> tuple[Tensor]:
+        guidance = {"null_row": null_row, "guidance_scale": guidance_scale}
+        return (guided_eps(transformer, *step, **guidance),)
+
+    network = Replayed(estimate, device, warmup=1, is_on=num_steps > FEWEST_RECORDED)
     with fast_linears(transformer), autocast(device, precision):
         for timestep in scheduler.timesteps:  # on the CPU: the host never waits for the device
-            eps = guided_eps(
-                transformer,
-                latents,
-                torch.full((len(latents),), int(timestep), device=device),
-                rows,
-                null_row=null_row,
-                guidance_scale=guidance_scale,
-            )
+            timesteps = torch.full((len(latents),), int(timestep), device=device)
+            (eps,) = network(latents, timesteps, rows)
             latents = scheduler.step(eps.float(), timestep, latents).prev_sample
             if on_step is not None:
                 on_step()

@@ -21,7 +21,7 @@ from distillery.data.augment import (
     AugmentDraw,
     apply_augmentation,
     chosen_part,
-    draw_augmentation,
+    draw_each,
 )
 from distillery.errors import Cancelled, TrainingError
 from distillery.models.classifiers import Classifier
@@ -114,20 +114,12 @@ def siamese_draws(classes: Tensor, config: AugmentConfig, seed: int) -> AugmentD
         config: Of a `single` one each class gets the part that it draws.
         seed: A class's draw depends on it and on the class alone.
     """
-    own = [_draw_of_class(config, torch_rng(seed, "siamese", label)) for label in classes.tolist()]
-    return AugmentDraw(
-        torch.cat([one.theta for one in own]).to(classes.device),
-        torch.cat([one.colour for one in own]).to(classes.device),
-        torch.cat([one.cutout_centre for one in own]).to(classes.device),
-    )
-
-
-def _draw_of_class(config: AugmentConfig, generator: torch.Generator) -> AugmentDraw:
-    part = chosen_part(config, generator)
-    draw = draw_augmentation(1, part, generator)
-    if part.cutout:
-        return draw
-    return replace(draw, cutout_centre=torch.full_like(draw.cutout_centre, NOWHERE))
+    generators = [torch_rng(seed, "siamese", label) for label in classes.tolist()]
+    parts = [chosen_part(config, generator) for generator in generators]
+    draw = draw_each(parts, generators)
+    cut = torch.tensor([part.cutout > 0 for part in parts])
+    centre = torch.where(cut[:, None], draw.cutout_centre, NOWHERE)
+    return AugmentDraw(draw.theta, draw.colour, centre, draw.leaves_places())
 
 
 def augmented(
@@ -135,7 +127,8 @@ def augmented(
 ) -> Batch:
     """Return a batch whose images went through the draw of their class (see `siamese_draws`)."""
     rows = torch.searchsorted(classes, batch.labels)
-    draw = AugmentDraw(draws.theta[rows], draws.colour[rows], draws.cutout_centre[rows])
+    numbers = (draws.theta[rows], draws.colour[rows], draws.cutout_centre[rows])
+    draw = AugmentDraw(*numbers, draws.is_still)
     images = apply_augmentation(batch.images, draw, config, fill=around.background)
     return replace(batch, images=images)
 
@@ -157,12 +150,25 @@ def stages_of(labels: Tensor, stages: int) -> Tensor:
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Classes that are taken together, and their images of one stage."""
+
+    labels: Tensor
+    """The classes, ascending, on the CPU: the host draws for each."""
+    classes: Tensor
+    """The same on the device."""
+    stored: Tensor | None
+    """Indices of the stored images; None: all."""
+    views: Tensor
+    """Class of each of their views."""
+
+
 @dataclass(slots=True)
 class _Held:
     """The real side of a turn: images, their augmentation, what the network sees in them."""
 
     real: Batch
-    classes: Tensor
     draws: AugmentDraw | None
     passes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
@@ -191,9 +197,13 @@ class _Run:
         if method.precision == "bfloat16":
             around = replace(around, channels_last=False)
         stored_per_class = int(labels.bincount()[labels.unique()].max())
-        around = replace(around, num_centres=clusters_per_class(stored_per_class))
+        background = torch.as_tensor(around.background, device=labels.device)  # moved once
+        around = replace(
+            around, num_centres=clusters_per_class(stored_per_class), background=background
+        )
         self.networks: NetworkStream = open_networks(method.networks, around)
         self._held: dict[int, _Held] = {}
+        self._parts: dict[tuple[int, int], list[_Part]] = {}
         self.representatives: Representatives | None = None
         if method.sampling == "representative":
             self.representatives = Representatives(around.reals, around.seed)
@@ -257,16 +267,10 @@ class _Run:
             group["lr"] = rate
         gradient = torch.zeros_like(self.values)
         total = 0.0
-        for part in self.labels.unique().split(classes_per_step):
+        for part in self._parts_of(self.stage, classes_per_step):
             loss, own = self._gradient(network, part, turn)
             gradient += own
             total += loss
-        if not math.isfinite(total) or not bool(torch.isfinite(gradient).all()):
-            raise TrainingError(
-                f"{self.method.name}: the gradient stopped being finite at step "
-                f"{len(self.losses)}: lower its learning rate of {rate:g}; the last good state is "
-                "kept"
-            )
         self.values.grad = gradient
         self.optimiser.step()
         with torch.no_grad():
@@ -276,20 +280,35 @@ class _Run:
             self._held.clear()
             self.networks.after(turn, self.synthetic)
 
-    def _gradient(self, network: Classifier, classes: Tensor, turn: int) -> tuple[float, Tensor]:
+    def _parts_of(self, stage: int, classes_per_step: int) -> list[_Part]:
+        """Return the classes, a few at a time; looked for once, as a GPU would be waited for."""
+        key = stage, classes_per_step
+        if key not in self._parts:
+            self._parts[key] = [
+                self._part(stage, classes)
+                for classes in self.labels.unique().split(classes_per_step)
+            ]
+        return self._parts[key]
+
+    def _part(self, stage: int, classes: Tensor) -> _Part:
+        rows = torch.isin(self.labels, classes) & (self.stages == stage)
+        views = self.views[rows.repeat_interleave(self.parameterisation.views)]
+        stored = None if bool(rows.all()) else torch.nonzero(rows)[:, 0]
+        return _Part(classes.cpu(), classes, stored, views)
+
+    def _gradient(self, network: Classifier, part: _Part, turn: int) -> tuple[float, Tensor]:
         """Return the loss of a few classes and its gradient."""
         method = self.method
-        held = self._hold(network, classes, turn)
-        rows = torch.isin(self.labels, classes) & (self.stages == self.stage)
-        images = self.parameterisation.decode(self.values[rows])
-        views = rows.repeat_interleave(self.parameterisation.views)
-        synthetic = Batch(images, self.views[views], step=len(self.losses))
+        held = self._hold(network, part, turn)
+        moving = self.values if part.stored is None else self.values[part.stored]
+        images = self.parameterisation.decode(moving)
+        synthetic = Batch(images, part.views, step=len(self.losses))
         if method.augmentation is not None and held.draws is not None:
             synthetic = augmented(
-                synthetic, held.classes, held.draws, method.augmentation, self.around
+                synthetic, part.classes, held.draws, method.augmentation, self.around
             )
         num_classes = self.around.num_classes
-        total = images.new_zeros(())
+        values: list[tuple[str, Tensor]] = []
         half = torch.autocast(
             images.device.type, torch.bfloat16, enabled=method.precision == "bfloat16"
         )
@@ -300,25 +319,34 @@ class _Run:
                 terms.append((one.name, one.weight * share, one.term))
             for name, weight, term in terms:
                 value = weight * term(network, held.real, synthetic, num_classes)
-                if not torch.isfinite(value):
-                    raise TrainingError(
-                        f"{method.name}: {name} became {float(value.detach())} at step "
-                        f"{len(self.losses)}: lower the learning rate of {method.learning_rate:g}; "
-                        "the last good state is kept"
-                    )
-                total = total + value
-        return float(total.detach()), torch.autograd.grad(total, self.values)[0]
+                values.append((name, value))
+            total = sum((value for _, value in values), images.new_zeros(()))
+        gradient = torch.autograd.grad(total, self.values)[0]
+        self._check_finite([*values, ("the gradient", gradient.abs().amax())])
+        return float(total.detach()), gradient
 
-    def _hold(self, network: Classifier, classes: Tensor, turn: int) -> "_Held":
+    def _check_finite(self, values: list[tuple[str, Tensor]]) -> None:
+        """Raise TrainingError for the first value that is not finite; waits for the device once."""
+        numbers = torch.stack([value.detach().float() for _, value in values]).tolist()
+        for (name, _), number in zip(values, numbers, strict=True):
+            if not math.isfinite(number):
+                raise TrainingError(
+                    f"{self.method.name}: {name} became {number} at step {len(self.losses)}: "
+                    f"lower the learning rate of {self.method.learning_rate:g}; "
+                    "the last good state is kept"
+                )
+
+    def _hold(self, network: Classifier, part: _Part, turn: int) -> "_Held":
         """Return the real side of a turn for these classes; drawn once, then kept for it."""
-        first = int(classes[0])
+        first = int(part.labels[0])
         if first not in self._held:
             method, seed = self.method, derive_seed(self.around.seed, "matching", turn)
-            real, draws = self._reals(network, classes, turn), None
+            real, draws = self._reals(network, part.labels, turn), None
             if method.augmentation is not None:
-                draws = siamese_draws(classes, method.augmentation, seed)
-                real = augmented(real, classes, draws, method.augmentation, self.around)
-            self._held[first] = _Held(real, classes, draws)
+                draws = siamese_draws(part.labels, method.augmentation, seed)
+                draws = draws.moved_to(self.labels.device)
+                real = augmented(real, part.classes, draws, method.augmentation, self.around)
+            self._held[first] = _Held(real, draws)
         held = self._held[first]
         if self.method.hold == 1:
             self._held.clear()

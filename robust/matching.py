@@ -10,7 +10,8 @@ from torch import Tensor
 
 def group_means(features: Tensor, groups: Tensor, num_groups: int) -> tuple[Tensor, Tensor]:
     """Return the mean feature of each group (G, D), zero for an empty one, and sizes (G,)."""
-    sizes = torch.bincount(groups, minlength=num_groups)
+    # bincount would make the host wait for a GPU, to see how long its result is
+    sizes = groups.new_zeros(num_groups).index_add(0, groups, torch.ones_like(groups))
     total = features.new_zeros(num_groups, features.shape[1]).index_add(0, groups, features)
     return total / sizes.clamp(min=1)[:, None], sizes
 

@@ -266,13 +266,12 @@ class Trainee:
 
     def _picks_of_each_class(self, count: int, generator: torch.Generator) -> Tensor:
         """Return indices of `count` real images of each class; small classes repeat theirs."""
-        labels, picks = self._around.reals.labels, []
+        reals, picks = self._around.reals, []
         for label in range(self._around.num_classes):
-            members = torch.nonzero(labels == label)[:, 0]
+            members = reals.rows_of(label)
             if len(members):
-                rows = torch.randint(len(members), (count,), generator=generator)
-                picks.append(members[rows.to(members.device)])
-        return torch.cat(picks)
+                picks.append(members[torch.randint(len(members), (count,), generator=generator)])
+        return torch.cat(picks).to(reals.labels.device)
 
     def accuracy(self) -> float:
         """Return the share of the real images seen in training that were told right, in per cent.

@@ -8,7 +8,7 @@ Shapes: S synthetic images, B real ones, C, H, W, D features, K classes.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -35,6 +35,13 @@ class RealImages:
 
     images: Images
     labels: Tensor
+    _rows: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def rows_of(self, label: int) -> Tensor:
+        """Return the indices of a class's images, on the CPU; looked for once."""
+        if label not in self._rows:
+            self._rows[label] = torch.nonzero(self.labels == label)[:, 0].cpu()
+        return self._rows[label]
 
     def draw(
         self, classes: Tensor, per_class: int, generator: torch.Generator
@@ -42,10 +49,9 @@ class RealImages:
         """Return up to `per_class` random images of each of `classes`, with labels."""
         picks = []
         for label in classes.tolist():
-            members = torch.nonzero(self.labels == label)[:, 0]
-            order = torch.randperm(len(members), generator=generator)[:per_class]
-            picks.append(members[order.to(members.device)])
-        indices = torch.cat(picks)
+            members = self.rows_of(label)
+            picks.append(members[torch.randperm(len(members), generator=generator)[:per_class]])
+        indices = torch.cat(picks).to(self.labels.device)
         return self.images[indices], self.labels[indices]
 
 

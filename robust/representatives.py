@@ -60,10 +60,10 @@ class Representatives:
 
     def _choose(self, network: Classifier, label: int, count: int, epoch: int) -> Tensor:
         """Return the indices of the representatives of a class."""
-        members = torch.nonzero(self._reals.labels == label)[:, 0]
+        members = self._reals.rows_of(label)
         generator = torch_rng(self._seed, "representatives", label, epoch)
         order = torch.randperm(len(members), generator=generator)[:MAX_CANDIDATES]
-        members = members[order.to(members.device)]
+        members = members[order].to(self._reals.labels.device)
         if len(members) <= count:
             return members
         parts = members.split(250)

@@ -7,11 +7,15 @@ Shapes: N batch, C channels, H and W.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from distillery.data.warp import sample_at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,10 +75,16 @@ class AugmentDraw:
             return self.is_still
         return bool((self.theta == torch.eye(2, 3, device=self.theta.device)).all())
 
+    def moved_to(self, device: torch.device) -> "AugmentDraw":
+        """Return the draw on a device."""
+        numbers = (self.theta, self.colour, self.cutout_centre)
+        return AugmentDraw(*(one.to(device) for one in numbers), self.leaves_places())
 
-def parts_of(config: AugmentConfig) -> list[AugmentConfig]:
+
+@lru_cache(maxsize=64)
+def parts_of(config: AugmentConfig) -> tuple[AugmentConfig, ...]:
     """Return colour, crop, cutout, flip, scale, rotation, each alone, where it has a strength."""
-    parts = [
+    parts = (
         replace(
             _STILL,
             brightness=config.brightness,
@@ -86,8 +96,8 @@ def parts_of(config: AugmentConfig) -> list[AugmentConfig]:
         replace(_STILL, flip=config.flip),
         replace(_STILL, scale=config.scale),
         replace(_STILL, rotate_degrees=config.rotate_degrees),
-    ]
-    return [part for part in parts if part != _STILL]
+    )
+    return tuple(part for part in parts if part != _STILL)
 
 
 def chosen_part(config: AugmentConfig, generator: torch.Generator) -> AugmentConfig:
@@ -103,26 +113,55 @@ def draw_augmentation(
 ) -> AugmentDraw:
     """Draw the random numbers for `num_images` images on the CPU."""
     uniform = torch.rand(num_images, 10, generator=generator)
+    return _draws_of(uniform, torch.rand(num_images, generator=generator), [config])
+
+
+def draw_each(
+    configs: Sequence[AugmentConfig], generators: Sequence[torch.Generator]
+) -> AugmentDraw:
+    """Draw for one image of each config, from a generator of its own, on the CPU.
+
+    The numbers are those of `draw_augmentation(1, config, generator)`, one after another.
+    """
+    uniform = torch.cat([torch.rand(1, 10, generator=own) for own in generators])
+    last = torch.cat([torch.rand(1, generator=own) for own in generators])
+    return _draws_of(uniform, last, configs)
+
+
+def _draws_of(uniform: Tensor, last: Tensor, configs: Sequence[AugmentConfig]) -> AugmentDraw:
+    """Return what uniform numbers (N, 10) and (N,) mean, by one config for all or one for each."""
+    turn, zoom, shift, brightness, saturation, contrast, flip = _strengths(tuple(configs))
     signed = 2 * uniform - 1  # [-1, 1)
-    angle = signed[:, 0] * math.radians(config.rotate_degrees)
+    angle = signed[:, 0] * turn
     # One over the zoom, because theta maps output to input; log-uniform, so that in and out match
-    zoom_x, zoom_y = (torch.exp(-signed[:, i] * math.log(config.scale)) for i in (1, 2))
-    mirror = torch.where(uniform[:, 3] < 0.5, -1.0, 1.0) if config.flip else torch.ones(num_images)
+    zoom_x, zoom_y = (torch.exp(-signed[:, i] * zoom) for i in (1, 2))
+    mirror = torch.where((uniform[:, 3] < 0.5) & (flip > 0), -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
-    row_x = torch.stack(
-        [mirror * zoom_x * cos, -mirror * zoom_x * sin, 2 * config.shift * signed[:, 4]], 1
-    )
-    row_y = torch.stack([zoom_y * sin, zoom_y * cos, 2 * config.shift * signed[:, 5]], 1)
+    row_x = torch.stack([mirror * zoom_x * cos, -mirror * zoom_x * sin, shift * signed[:, 4]], 1)
+    row_y = torch.stack([zoom_y * sin, zoom_y * cos, shift * signed[:, 5]], 1)
     colour = torch.stack(
         [
-            config.brightness * signed[:, 6],
-            1 + config.saturation * signed[:, 7],
-            1 + config.contrast * signed[:, 8],
+            brightness * signed[:, 6],
+            1 + saturation * signed[:, 7],
+            1 + contrast * signed[:, 8],
         ],
         dim=1,
     )
-    centre = torch.stack([uniform[:, 9], torch.rand(num_images, generator=generator)], 1)
+    centre = torch.stack([uniform[:, 9], last], 1)
     return AugmentDraw(torch.stack([row_x, row_y], 1), colour, centre)
+
+
+@lru_cache(maxsize=64)
+def _strengths(configs: tuple[AugmentConfig, ...]) -> tuple[Tensor, ...]:
+    """Return each strength of the configs as (len(configs),): those that `_draws_of` names."""
+    table = [
+        (
+            math.radians(config.rotate_degrees), math.log(config.scale), 2 * config.shift,
+            config.brightness, config.saturation, config.contrast, float(config.flip),
+        )
+        for config in configs
+    ]  # fmt: skip
+    return torch.tensor(table).unbind(1)
 
 
 def apply_augmentation(
@@ -141,9 +180,9 @@ def apply_augmentation(
         theta = draw.theta.to(images).expand(num_images, 2, 3)
         background = torch.as_tensor(fill, dtype=images.dtype, device=images.device)
         background = background.reshape(1, -1, 1, 1)
-        # Subtracting the background first lets the zeros that grid_sample pads with stand for it
+        # Subtracting the background first lets the zeros beyond the edge stand for it
         grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        images = F.grid_sample(images - background, grid, align_corners=False) + background
+        images = sample_at(images - background, grid) + background
     colour = draw.colour.to(images).expand(num_images, 3).reshape(num_images, 3, 1, 1, 1)
     if config.saturation and images.shape[1] == 3:
         gray = images.mean(1, keepdim=True)

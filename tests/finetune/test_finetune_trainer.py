@@ -271,6 +271,7 @@ def test_a_step_never_asks_for_a_value(striped_images, reduction) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_a_step_never_waits_for_the_gpu(striped_images, precision) -> None:
     loop = build_loop(striped_images, replace(SHORT, precision=precision))
