@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.jobs import RESULTS, save
+from benchmarks.jobs import RESULTS, environment
 from distillery.evaluation.together import Together, losses_of
-from distillery.files import read_json
+from distillery.files import read_json, write_json
 from distillery.machine import keep_large_buffers
 from distillery.models.classifiers import ConvNet, build_classifier
 
@@ -219,9 +219,10 @@ def main() -> None:
     names = [name for name in SHAPES if device.type == "cuda" or name != PUBLISHED]
     rows = [measure(name, device, arguments.rounds) for name in names]
     path = RESULTS / RESULT
-    devices = read_json(path)["devices"] if path.exists() else {}
-    devices[device.type] = rows
-    save(RESULT, {"question": __doc__.splitlines()[0], "devices": devices})
+    result = read_json(path) if path.exists() else {"devices": {}, "environments": {}}
+    result["devices"][device.type] = rows
+    result["environments"][device.type] = environment()
+    write_json(path, result | {"question": __doc__.splitlines()[0]})
 
 
 if __name__ == "__main__":

@@ -88,12 +88,14 @@ def main() -> None:
     path = RESULTS / RESULT
     result = read_json(path) if path.exists() else {"sides": {}}
     name = f"{options.device}, {'plain' if options.plain_allocator else 'our'} allocator"
+    if options.device != "cpu":  # where no allocator of ours has a part
+        name = f"{options.device}, width {options.width}"
     result["sides"][name] = side | {"width": options.width}
     cpu = [result["sides"].get(f"cpu, {kind} allocator") for kind in ("plain", "our")]
     if all(cpu):
         result["our_start_gains"] = cpu[0]["median"]["together"] / cpu[1]["median"]["together"]
     if not options.plain_allocator:  # environment() itself sets the allocator
-        result["environment"] = environment()
+        result.setdefault("environments", {})[options.device] = environment()
     write_json(path, result)
 
 

@@ -241,7 +241,41 @@ def _speed() -> list[str]:
             "A ConvNet's training step on a CPU is so many times as fast by the fused norm, ReLU "
             f"and pooling: {ratios} (`student_step.json`)."
         )
-    return found
+    if (RESULTS / "batched_students.json").exists():
+        devices = read_json(RESULTS / "batched_students.json")["devices"]
+        ratios = "; ".join(
+            f"{device}, {row['name']}: {row['vmap']['speed']:.2f}"
+            for device, rows in devices.items()
+            for row in rows
+        )
+        found.append(
+            "Five students trained together are so many times as fast as one after another, which "
+            f"is why it is done on a GPU only: {ratios} (`batched_students.json`)."
+        )
+    return found + _gpu_host()
+
+
+def _gpu_host() -> list[str]:
+    """Return what a GPU host reaches with the published model, beside a plain loop."""
+    if not (RESULTS / "gpu_host_cuda.json").exists():
+        return []
+    result = read_json(RESULTS / "gpu_host_cuda.json")
+    tune = " and ".join(
+        f"{row['ours']['steps_per_s']:.1f} steps a second at batch {row['batch_size']} "
+        f"({row['speedup']:.1f} times a plain loop of the published kind, "
+        f"{100 * row['ours']['share_of_matmul_rate']:.0f} % of the measured rate of matrix "
+        f"products, {row['ours']['peak_memory_gib']:.0f} GiB)"
+        for row in result["finetune"]
+    )
+    sample = " and ".join(
+        f"{row['ours']['images_per_s']:.1f} images a second at {row['num_steps']} steps "
+        f"({row['speedup']:.0f} times one image at a time)"
+        for row in result["sampling"]
+    )
+    return [
+        f"On {result['environment']['gpu']}, {result['model']}, fine-tunes at {tune}, and samples "
+        f"with guidance at {sample} (`gpu_host_cuda.json`)."
+    ]
 
 
 def _one(name: str, images_per_class: str, rows: dict[str, Any]) -> str:
