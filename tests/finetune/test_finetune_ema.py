@@ -12,6 +12,13 @@ def test_the_average_moves_by_one_minus_decay() -> None:
     assert average[0].tolist() == [1.5, 2.0]  # 0.75 * 1 + 0.25 * 3
 
 
+def test_a_decay_on_the_device_does_the_same() -> None:
+    average, current = [torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 2.0])]
+    update_average(average, current, torch.tensor(0.75))
+    assert average[0].tolist() == [1.5, 2.0]
+    assert current[0].tolist() == [3.0, 2.0]
+
+
 def test_no_decay_copies_the_weights() -> None:
     average, current = [torch.zeros(3)], [torch.tensor([0.1, 0.2, 0.3])]
     update_average(average, current, 0.0)

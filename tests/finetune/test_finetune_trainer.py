@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from finetune_helpers import NUM_CLASSES, build_tiny_dit
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -282,6 +283,19 @@ def test_a_step_never_waits_for_the_gpu(striped_images, precision) -> None:
         loop.take_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_another_device_than_the_first_of_the_interpreter_is_taken(monkeypatch) -> None:
+    Processes("no", torch.device("cpu"), 8)
+    reset = []
+    monkeypatch.setattr(
+        AcceleratorState, "_reset_state",
+        staticmethod(lambda reset_partial_state=False: reset.append(reset_partial_state)),
+    )  # fmt: skip
+    Processes("no", torch.device("cpu"), 8)
+    assert not reset
+    Processes("no", torch.device("cuda"), 8)  # without a GPU accelerate stays where it is
+    assert reset == [True]
 
 
 def test_wrong_arguments_are_refused(striped_images, tmp_path) -> None:

@@ -134,6 +134,19 @@ def test_a_term_that_is_not_finite_is_named_and_the_last_good_state_is_kept(tmp_
     assert np.isfinite(saved[0]["values"]).all()
 
 
+def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(tmp_path) -> None:
+    def steep(network, real, synthetic, num_classes):
+        # the root of zero is zero, and its slope is infinite
+        return (0 * synthetic.images.sum()).abs().sqrt()
+
+    method = replace(
+        method_for("dm", 10), constraints=(WeightedConstraint("steep", 1.0, steep),),
+        reals_per_class=4,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="the gradient became nan at step 0"):
+        _run(method, iterations=1)
+
+
 def test_a_budget_of_seconds_ends_the_run_by_its_own_clock() -> None:
     now = [0.0]
 

@@ -14,6 +14,8 @@ from distillery.data.augment import (
     apply_augmentation,
     augment,
     draw_augmentation,
+    draw_each,
+    parts_of,
 )
 
 NOTHING = AugmentConfig(shift=0, rotate_degrees=0, scale=1)
@@ -123,3 +125,20 @@ def test_the_gradient_reaches_every_pixel_that_is_seen(images: torch.Tensor) -> 
     expected = torch.ones(8, 8)
     expected[2:6, 2:6] = 0  # behind the square
     torch.testing.assert_close(images.grad, expected.expand(5, 3, 8, 8))
+
+
+def test_draws_of_several_configs_are_those_of_each_alone() -> None:
+    configs = [DSA, *parts_of(DSA)]
+    together = draw_each(configs, [torch.Generator().manual_seed(i) for i in range(len(configs))])
+    for i, config in enumerate(configs):
+        alone = draw_augmentation(1, config, torch.Generator().manual_seed(i))
+        assert torch.equal(together.theta[i : i + 1], alone.theta)
+        assert torch.equal(together.colour[i : i + 1], alone.colour)
+        assert torch.equal(together.cutout_centre[i : i + 1], alone.cutout_centre)
+
+
+def test_a_moved_draw_remembers_that_it_leaves_places() -> None:
+    still = AugmentConfig(shift=0, rotate_degrees=0, scale=1, brightness=0.5)
+    draw = draw_augmentation(2, still, torch.Generator().manual_seed(0))
+    assert draw.is_still is None
+    assert draw.moved_to(torch.device("cpu")).is_still is True
