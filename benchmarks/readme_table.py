@@ -236,7 +236,7 @@ def _speed() -> list[str]:
         )
     if (RESULTS / "student_step.json").exists():
         cases = read_json(RESULTS / "student_step.json")["results"]
-        ratios = " and ".join(f"{case['faster']:.1f} ({name})" for name, case in cases.items())
+        ratios = ", ".join(f"{name} {case['faster']:.1f}" for name, case in cases.items())
         found.append(
             "A ConvNet's training step on a CPU is so many times as fast by the fused norm, ReLU "
             f"and pooling: {ratios} (`student_step.json`)."

@@ -1,15 +1,19 @@
 """What the fused norm, ReLU and pooling of a ConvNet gain in a training step on a CPU.
 
-    python -m benchmarks.student_step [--rounds 7]
+    python -m benchmarks.student_step [--rounds 15]
 
-The same network takes the same steps through the three layers and through the fused operation;
-rounds alternate and medians of CPU seconds of one thread are compared, so that other work on the
-machine falls on both. Writes benchmarks/results/student_step.json.
+The same network takes the same steps through the single layers and through the fused operation:
+norm, ReLU and average pooling, or ReLU and max pooling in the digits' student. Short rounds
+alternate and medians of CPU seconds of one thread are compared, so that other work on the machine
+falls on both. Writes benchmarks/results/student_step.json.
 """
 
 import argparse
 import statistics
 import time
+from contextlib import AbstractContextManager
+from types import ModuleType
+from typing import Any
 from unittest import mock
 
 import torch
@@ -17,11 +21,15 @@ import torch.nn.functional as F
 
 from benchmarks.jobs import save
 from distillery.machine import keep_large_buffers
-from distillery.models import fused
+from distillery.models import fused, pooling
 from distillery.models.classifiers import build_classifier
 
-CASES = {"CIFAR-10": ("convnet-d3-w64", 3, 32, 100), "MNIST": ("convnet-d3-w64", 1, 28, 100)}
-"""Network, channels, side and batch."""
+CASES = {
+    "CIFAR-10": ("convnet-d3-w64", 3, 32, 100, 4),
+    "MNIST": ("convnet-d3-w64", 1, 28, 100, 4),
+    "digits": ("convnet-d2-w32-group-max", 1, 8, 128, 20),
+}
+"""Network, channels, side, batch, and steps of a round."""
 
 
 def step_seconds(network: str, channels: int, side: int, batch: int, steps: int) -> float:
@@ -42,11 +50,15 @@ def step_seconds(network: str, channels: int, side: int, batch: int, steps: int)
     return (time.thread_time() - began) / steps
 
 
+def unfused(module: ModuleType) -> AbstractContextManager[Any]:
+    """Let a module's operation go through its layers, one after another."""
+    return mock.patch.object(module, "_fits", lambda *_: False)
+
+
 def main() -> None:
     """Measure every case and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     keep_large_buffers()
     torch.set_num_threads(1)
@@ -54,9 +66,9 @@ def main() -> None:
     for name, case in CASES.items():
         times: dict[str, list[float]] = {"layers": [], "fused": []}
         for _ in range(options.rounds):
-            with mock.patch.object(fused, "_fits", lambda *_: False):  # each block's three layers
-                times["layers"].append(step_seconds(*case, options.steps))
-            times["fused"].append(step_seconds(*case, options.steps))
+            with unfused(fused), unfused(pooling):
+                times["layers"].append(step_seconds(*case))
+            times["fused"].append(step_seconds(*case))
         median = {way: statistics.median(values) for way, values in times.items()}
         ratio = median["layers"] / median["fused"]
         results[name] = {"case": case, "seconds": times, "median": median, "faster": ratio}

@@ -8,9 +8,15 @@ from torch import Tensor, nn
 
 from distillery.models.classifier_base import FlatClassifier, Norm, Pooling, norm_layer
 from distillery.models.fused import norm_relu_pool
+from distillery.models.pooling import ReluMaxPool
 
 GRAY_28 = 28
 """Side of MNIST's images, which the published AlexNet and VGG pad to 32."""
+
+
+def _relu_max_pool() -> tuple[nn.Module, nn.Module]:
+    """Return ReLU and 2x2 max pooling in two places, by which the weights behind are named."""
+    return nn.Identity(), ReluMaxPool()
 
 
 class ConvNet(FlatClassifier):
@@ -43,8 +49,7 @@ class ConvNet(FlatClassifier):
             layers += [
                 nn.Conv2d(channels if block == 0 else width, width, 3, padding=1),
                 norm_layer(norm, width),
-                nn.ReLU(),
-                nn.AvgPool2d(2) if pooling == "average" else nn.MaxPool2d(2),
+                *((nn.ReLU(), nn.AvgPool2d(2)) if pooling == "average" else _relu_max_pool()),
             ]
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(width * (image_size >> depth) ** 2, num_classes)
@@ -77,11 +82,11 @@ class AlexNet(FlatClassifier):
         side = image_size + 2 * padding - 4
         wide, wider = width * 3 // 2, width * 2
         self.blocks = nn.Sequential(
-            *(nn.Conv2d(channels, width, 5, padding=padding), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(width, wide, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(channels, width, 5, padding=padding), *_relu_max_pool()),
+            *(nn.Conv2d(width, wide, 5, padding=2), *_relu_max_pool()),
             *(nn.Conv2d(wide, wider, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(wider, wide, 3, padding=1), nn.ReLU()),
-            *(nn.Conv2d(wide, wide, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(wide, wide, 3, padding=1), *_relu_max_pool()),
         )
         self.head = nn.Linear(wide * (side >> 3) ** 2, num_classes)
 
@@ -115,7 +120,7 @@ class VGG11(FlatClassifier):
                 ]
                 width_in, padding = factor * width, 1
             if index == len(self.GROUPS) - 1 or side >= 4:  # no norm follows the last one
-                layers.append(nn.MaxPool2d(2))
+                layers[-1:] = _relu_max_pool()
                 side //= 2
         self.blocks = nn.Sequential(*layers)
         self.head = nn.Linear(width_in * side**2, num_classes)

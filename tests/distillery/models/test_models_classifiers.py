@@ -121,7 +121,7 @@ def test_what_cannot_be_built_says_why() -> None:
 def test_norm_and_pooling_can_be_named() -> None:
     network = build_classifier("convnet-d2-w32-group-max", 1, 8, 10, 0)
     kinds = [type(module).__name__ for module in network.modules()]
-    assert kinds.count("MaxPool2d") == 2 and "AvgPool2d" not in kinds
+    assert kinds.count("ReluMaxPool") == 2 and "AvgPool2d" not in kinds
     norms = [module for module in network.modules() if isinstance(module, torch.nn.GroupNorm)]
     assert [norm.num_groups for norm in norms] == [4, 4]
 
