@@ -16,13 +16,7 @@ import torch
 from torch import Tensor
 
 from distillery.checkpoint import Checkpoint
-from distillery.data.augment import (
-    AugmentConfig,
-    AugmentDraw,
-    apply_augmentation,
-    chosen_part,
-    draw_each,
-)
+from distillery.data.augment import AugmentDraw
 from distillery.errors import Cancelled, TrainingError
 from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
@@ -32,6 +26,7 @@ from robust.moving_clusters import clusters_per_class
 from robust.networks import NetworkStream, Surroundings, open_networks
 from robust.objectives import shared_feature_maps
 from robust.representatives import Representatives
+from robust.siamese import augmented, siamese_draws
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,37 +95,6 @@ def distil(
         run.report(checkpoint, on_progress)
     values = run.values.detach().clone()
     return Distilled(values, parameterisation.store(values), run.losses, run.seconds())
-
-
-NOWHERE = -1.0
-"""Centre of a cutout that leaves all of the image."""
-
-
-def siamese_draws(classes: Tensor, config: AugmentConfig, seed: int) -> AugmentDraw:
-    """Return one draw of augmentation for each class, for its real and synthetic images alike.
-
-    Args:
-        classes: In ascending order, (K,).
-        config: Of a `single` one each class gets the part that it draws.
-        seed: A class's draw depends on it and on the class alone.
-    """
-    generators = [torch_rng(seed, "siamese", label) for label in classes.tolist()]
-    parts = [chosen_part(config, generator) for generator in generators]
-    draw = draw_each(parts, generators)
-    cut = torch.tensor([part.cutout > 0 for part in parts])
-    centre = torch.where(cut[:, None], draw.cutout_centre, NOWHERE)
-    return AugmentDraw(draw.theta, draw.colour, centre, draw.leaves_places())
-
-
-def augmented(
-    batch: Batch, classes: Tensor, draws: AugmentDraw, config: AugmentConfig, around: Surroundings
-) -> Batch:
-    """Return a batch whose images went through the draw of their class (see `siamese_draws`)."""
-    rows = torch.searchsorted(classes, batch.labels)
-    numbers = (draws.theta[rows], draws.colour[rows], draws.cutout_centre[rows])
-    draw = AugmentDraw(*numbers, draws.is_still)
-    images = apply_augmentation(batch.images, draw, config, fill=around.background)
-    return replace(batch, images=images)
 
 
 def stages_of(labels: Tensor, stages: int) -> Tensor:
@@ -305,7 +269,7 @@ class _Run:
         synthetic = Batch(images, part.views, step=len(self.losses))
         if method.augmentation is not None and held.draws is not None:
             synthetic = augmented(
-                synthetic, part.classes, held.draws, method.augmentation, self.around
+                synthetic, part.classes, held.draws, method.augmentation, self.around.background
             )
         num_classes = self.around.num_classes
         values: list[tuple[str, Tensor]] = []
@@ -345,7 +309,9 @@ class _Run:
             if method.augmentation is not None:
                 draws = siamese_draws(part.labels, method.augmentation, seed)
                 draws = draws.moved_to(self.labels.device)
-                real = augmented(real, part.classes, draws, method.augmentation, self.around)
+                real = augmented(
+                    real, part.classes, draws, method.augmentation, self.around.background
+                )
             self._held[first] = _Held(real, draws)
         held = self._held[first]
         if self.method.hold == 1:

@@ -13,6 +13,7 @@ ALLOWED = {
     "distillery.seeds": set(),
     "distillery.progress": set(),
     "distillery.files": set(),
+    "distillery.replay": set(),
     "distillery.tensorfile": {"distillery.files"},
     "distillery.checkpoint": {"distillery.tensorfile"},
 }

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from distillery.checkpoint import Checkpoint
-from distillery.data.augment import DSA, SINGLE_DSA
 from distillery.data.normalise import Normalisation
 from distillery.errors import Cancelled, ConfigError, TrainingError
 from robust.constraints import ConstraintWeights
-from robust.distil import Budget, _Run, augmented, distil, siamese_draws, stages_of
-from robust.matching_types import Batch, Method, NetworkPlan, WeightedConstraint
+from robust.distil import Budget, _Run, distil, stages_of
+from robust.matching_types import Method, NetworkPlan, WeightedConstraint
 from robust.methods import METHODS, method_for, robust_variant, with_constraints
 from robust.moving_clusters import cluster_around
 from robust.networks import Surroundings, build
@@ -191,36 +190,6 @@ def test_cross_entropy_of_idm_weighs_as_much_as_the_network_knows() -> None:
     _, done = _run(replace(method, networks=plan))
     assert done.losses[0] == 0  # an untrained network has no say
     assert 0 < done.losses[-1] <= 0.5 * 100
-
-
-def test_siamese_augmentation_is_the_same_for_both_sides_and_another_for_each_class() -> None:
-    image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    batch = Batch(image.expand(4, 1, 8, 8), torch.tensor([0, 0, 4, 4]))
-    classes = torch.tensor([0, 4])
-    for config in (DSA, SINGLE_DSA):
-        draws = siamese_draws(classes, config, 3)
-        images = augmented(batch, classes, draws, config, _around()).images
-        assert torch.equal(images, augmented(batch, classes, draws, config, _around()).images)
-        assert torch.equal(images[0], images[1])
-        assert not torch.allclose(images[0], images[2])
-
-
-def test_a_single_augmentation_gives_each_class_one_part() -> None:
-    classes = torch.arange(60)
-    draws = siamese_draws(classes, SINGLE_DSA, 0)
-    parts = torch.stack(
-        [
-            (draws.theta != torch.eye(2, 3)).flatten(1).any(1),
-            (draws.colour != torch.tensor([0.0, 1.0, 1.0])).any(1),
-            (draws.cutout_centre >= 0).all(1),
-        ]
-    )
-    assert (parts.sum(0) <= 1).all()  # a flip may be drawn and not flip
-    assert parts.any(1).all()
-    image = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    seen = augmented(Batch(image, classes), classes, draws, SINGLE_DSA, _around()).images
-    still = ~parts.any(0)
-    assert still.any() and torch.allclose(seen[still], image[still], atol=1e-5)
 
 
 def test_dc_says_where_it_has_no_loops() -> None:
