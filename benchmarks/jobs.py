@@ -78,10 +78,10 @@ def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]
     a single run it is that of its students.
     """
     rows = []
-    names = [row["name"] for row in reports[0]["results"][protocol]]
-    for name in names:
-        own = [r for report in reports for r in report["results"][protocol] if r["name"] == name]
-        row: dict[str, Any] = {"name": name, "label": own[0]["label"]}
+    found = {row["name"]: row["label"] for r in reports for row in r["results"][protocol]}
+    for name, label in found.items():
+        own = [_row_of(report, protocol, name) for report in reports]
+        row: dict[str, Any] = {"name": name, "label": label}
         for figure in FIGURES:
             if any(run.get(figure) is None for run in own):
                 row[figure] = None
@@ -96,6 +96,13 @@ def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]
             }
         rows.append(row)
     return rows
+
+
+def _row_of(report: dict[str, Any], protocol: str, name: str) -> dict[str, Any]:
+    """Return a row of a report; the refined set of the start that was kept is ours."""
+    rows = {row["name"]: row for row in report["results"][protocol]}
+    is_ours = name == f"{report['start']['kept']}_refined"
+    return rows["ours" if is_ours and name not in rows else name]
 
 
 def _standard_error(values: list[float]) -> float:

@@ -74,6 +74,21 @@ def check_networks(config: DistillConfig) -> None:
             )
 
 
+def check_start(config: DistillConfig, look: Look) -> None:
+    """Refuse a real start of packed images that the smallest class has too few images for.
+
+    Raises:
+        ConfigError: If nothing else may be refined.
+    """
+    count = config.images_per_class * config.refine.pictures_per_image
+    if config.refine.start == "real" and count > look.smallest_class:
+        raise ConfigError(
+            f"a real start takes {count} training images of every class, one for each picture, "
+            f"and the smallest class has {look.smallest_class}: use fewer images per class, a "
+            "smaller refine.formation_factor, or leave refine.start at auto"
+        )
+
+
 def check_parameterisation(config: DistillConfig, choice: BaseChoice) -> None:
     """Refuse a parameterisation of refine that this base or pool cannot give.
 

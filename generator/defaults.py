@@ -208,7 +208,12 @@ def _smoke_of_small_images(situation: Situation) -> dict[str, Any]:
         "finetune": {"num_steps": 6, "batch_size": 8, "guard_interval": 3},
         "generate": {"num_steps": 4, "oversample": 2, "fidelity_floor": 0.0},
         "proxy": {"network": network, "num_steps": 40},
-        "refine": {"num_steps": 8, "steps_per_proxy": 4, "proxy_steps": 10},
+        "refine": {
+            "start": "generated",
+            "num_steps": 8,
+            "steps_per_proxy": 4,
+            "proxy_steps": 10,
+        },
         "label": {"num_steps": 30},
         "evaluate": {
             "num_seeds": 1,

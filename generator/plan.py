@@ -22,7 +22,13 @@ from distillery.machine import Machine
 from distillery.models.class_rows import map_classes
 from generator.base_choice import BaseChoice
 from generator.bases import describe_mapping
-from generator.checks import check_base, check_data, check_networks, check_parameterisation
+from generator.checks import (
+    check_base,
+    check_data,
+    check_networks,
+    check_parameterisation,
+    check_start,
+)
 from generator.choose_base import choose_base
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
@@ -67,6 +73,7 @@ def make_plan(
     check_base(asked, choice)
     config = resolve(choice)
     check_parameterisation(config, choice)
+    check_start(config, look)
     check_networks(config)
     check_vision_models(config, look.class_names)
     job_setting(config, len(look.class_names))  # refuses a protocol that the job cannot follow

@@ -2,11 +2,12 @@
 
 The score of a set is the group-robust loss, on the validation split, of students trained on it
 (`robust.scoring.set_score`). The start takes part: a refinement that does not help is thrown away.
-The same code refines our images and the real control.
+The same code refines the generated start and the real one.
 """
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -52,6 +53,17 @@ class Refined:
     """Score of the start, then of each attempt; lower is better."""
     kept: int
     """Number of the attempt that was kept; 0 is the start."""
+
+    @property
+    def score(self) -> float:
+        """Score of the set that was kept, NaN where it cannot be used."""
+        return self.scores[self.kept] if math.isfinite(self.scores[self.kept]) else math.nan
+
+
+def best_of(scores: Sequence[float]) -> int:
+    """Return the number of the lowest score; the first of equals, or where none is finite."""
+    usable = [score if math.isfinite(score) else math.inf for score in scores]
+    return usable.index(min(usable))
 
 
 def parameterisation_of(
@@ -129,7 +141,7 @@ def refine_images(
         sets.append(refined)
         curves.append(losses)
         scores.append(score(refined, labels))
-    kept = int(np.argmin(scores))
+    kept = best_of(scores)
     return Refined(sets[kept], labels, curves[kept], scores, kept)
 
 

@@ -1,40 +1,28 @@
 """The report of a job: what was asked and done, how good it is, and what each stage gained."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distillery.bundle.schema import Origin
 from distillery.data.dataset import Dataset
 from distillery.files import read_json
 from generator.config import to_dict
+from generator.effects import main_rows, stage_effects
 from generator.job_protocol import job_setting
+from generator.origin import fallback_of, start_of
 from generator.public_names import public_config, public_name
 from generator.stage import Context
 from generator.stages.evaluate import RESULTS
 from generator.stages.finetune import CURVES
 from generator.stages.refine import CURVE
+from generator.starts import Start
 
 SCHEMA = "distillery-report/1"
 
-EFFECTS = (
-    ("fine-tuning", "plain_dit", "fine_tuned"),
-    ("selection", "fine_tuned", "selected"),
-    ("refinement", "selected", "ours"),
-    ("the generated start, against a real one with the same refinement", "real_refined", "ours"),
-    ("the whole, against k-medoids of real images", "k_medoids", "ours"),
-    ("the whole, against random real images", "random_real", "ours"),
-    ("the whole, against class means", "class_mean", "ours"),
-)
-"""(what, set without, set with) of each comparison that the report draws."""
-UNTUNED_EFFECTS = (("selection, without fine-tuning", "plain_dit", "selected"), *EFFECTS[2:])
-"""The comparisons where fine-tuning was switched off."""
-FALLBACK_NAMES = {
-    ("fine_tuned", "selected"): "selected real images, against samples of the fine-tuned base",
-    ("plain_dit", "selected"): "selected real images, against plain samples of the base",
-    ("real_refined", "ours"): "the selection of real images, against a random one refined alike",
+UNSOUND: Mapping[Start, str] = {
+    "generated": "the proxy was below its accuracy floor, so nothing was selected by it",
+    "real": "the proxy was below its accuracy floor, so its medoids are little better than a draw",
 }
-"""What comparisons of (set without, set with) show where real images took the place of samples."""
+"""Warning of a proxy that is not sound, by the start that was kept."""
 
 
 def build_report(context: Context) -> dict[str, Any]:
@@ -52,43 +40,20 @@ def build_report(context: Context) -> dict[str, Any]:
         "decisions": list(context.job.get("decisions", [])),
         "warnings": [*context.job.get("warnings", []), *_stage_warnings(context)],
         "stages": list(context.job.get("stages", [])),
-        "stage_effects": stage_effects(results, is_fallback=score["fallback"]),
+        "stage_effects": stage_effects(
+            results, kept=context.facts("refine")["start"], is_fallback=score["fallback"]
+        ),
         "protocol": _protocol(context),
         "results": {
             "hard": [row for row in results["hard"] if row["name"] != "full_data"],
             "soft": [row for row in results["soft"] if row["name"] != "full_data"],
         },
-        "full_data": next((row for row in _main_rows(results) if row["name"] == "full_data"), None),
+        "full_data": next((row for row in main_rows(results) if row["name"] == "full_data"), None),
         "curves": _curves(context),
+        "start": start_of(context),
         "fallback": fallback_of(context),
         "licences": _licences(context, dataset),
     }
-
-
-def image_origin(context: Context) -> Origin:
-    """Return where the images of the result come from."""
-    if not context.facts("score")["fallback"]:
-        return "generated"
-    return "refined" if context.facts("refine")["kept"] else "real"
-
-
-def fallback_of(context: Context) -> dict[str, str] | None:
-    """Return why real images took the place of samples and what became of them, None if not."""
-    origin = image_origin(context)
-    if origin == "generated":
-        return None
-    if origin == "refined":
-        outcome = "real images were chosen and refined instead"
-    else:
-        switched_off = not context.config.refine.enabled
-        why = "refinement is switched off" if switched_off else "no refinement was better"
-        outcome = f"real images were chosen instead, and are as they were: {why}"
-    generated = context.facts("generate")
-    reason = (
-        f"a judge of real images agreed with {100 * generated['fidelity']:.1f} % of the labels of "
-        f"the generated samples, under the floor of {100 * generated['floor']:.0f} %; {outcome}"
-    )
-    return {"reason": reason, "origin": origin}
 
 
 def _dataset(dataset: Dataset, name: str) -> dict[str, Any]:
@@ -135,12 +100,12 @@ def _stage_warnings(context: Context) -> list[str]:
     facts = Dataset.load(context.inputs["prepare"]).facts
     found = data_warnings(facts, planned=context.job.get("warnings", []))
     if not context.facts("score")["proxy_is_sound"]:
-        found.append("the proxy was below its accuracy floor, so nothing was selected by it")
+        found.append(UNSOUND[context.facts("refine")["start"]])
     pictures = context.config.refine.pictures_per_image
     if pictures > 1:
         found.append(
             f"each image of the result holds {pictures} pictures, which students see one by one; "
-            "every control has one picture in each image"
+            "every control has one picture in each image, but for those that are refined"
         )
     found += [
         f"fine-tuning was stopped by its guard: {why}"
@@ -185,56 +150,6 @@ def _images(number: int, split: str) -> str:
 def _other(finding: Mapping[str, Any]) -> str:
     """Return how many images of a finding have another label than what they repeat."""
     return f" ({finding['other_label']} with another label)" if finding["other_label"] else ""
-
-
-def _main_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows that hold every set: those of hard labels, unless a protocol is soft."""
-    return results["hard"] or results["soft"]
-
-
-def stage_effects(results: dict[str, Any], *, is_fallback: bool = False) -> list[dict[str, Any]]:
-    """Return what each stage gained in accuracy, and whether that is more than noise.
-
-    Args:
-        results: Rows of the evaluation, `hard` and `soft`.
-        is_fallback: Whether real images took the place of samples that were not faithful.
-    """
-    rows = {row["name"]: row for row in _main_rows(results)}
-    names = FALLBACK_NAMES if is_fallback else {}
-    effects = [
-        _effect(names.get((without, with_), what), rows[without], rows[with_], without, with_)
-        for what, without, with_ in (EFFECTS if "fine_tuned" in rows else UNTUNED_EFFECTS)
-        if without in rows and with_ in rows
-    ]
-    for row in results["soft"] if results["hard"] else ():
-        effects.append(_effect("soft labels", rows["ours"], row, "ours", "ours, soft labels"))
-    return effects
-
-
-def _effect(what: str, before: dict, after: dict, without: str, with_: str) -> dict[str, Any]:
-    """Return one comparison; the standard error is that of the difference of two means."""
-    a, b = before["accuracy"], after["accuracy"]
-    gain = b["mean"] - a["mean"]
-    error = math.sqrt(a["std"] ** 2 / len(a["runs"]) + b["std"] ** 2 / len(b["runs"]))
-    num_students = min(len(a["runs"]), len(b["runs"]))
-    text = f"{100 * gain:+.1f} points (standard error {100 * error:.1f})"
-    if num_students < 2:
-        verdict = f"{100 * gain:+.1f} points: one student says nothing of the noise"
-    elif gain > 2 * error:
-        verdict = f"{text}: it helps"
-    elif gain < -2 * error:
-        verdict = f"{text}: it hurts"
-    else:
-        verdict = f"{text}: not shown to help"
-    return {
-        "stage": what,
-        "compared": [without, with_],
-        "metric": "accuracy",
-        "gain": gain,
-        "standard_error": error,
-        "num_students": num_students,
-        "verdict": verdict,
-    }
 
 
 def _curves(context: Context) -> dict[str, Any]:

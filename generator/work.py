@@ -16,6 +16,7 @@ from generator.config import DistillConfig
 from generator.job_protocol import job_setting, student_steps
 from generator.planned import Look
 from generator.speeds import Speeds, StepCost, classifier_flops, nominal_speeds
+from generator.starts import refined_starts
 
 NUM_SHIFTS = 4
 """Versions of the test images that a student sees: clean, noise, blur, inverted."""
@@ -96,7 +97,7 @@ def work_of(
         "finetune": _finetune(config, num_classes, speeds) if config.finetune.enabled else 0.0,
         "generate": 0.2 + load + pool * (per_image + speeds.decode_s),
         "score": _proxy(config, config.proxy.num_steps, speeds) + 0.5,
-        "refine": _refine(config, num_classes, speeds) if config.refine.enabled else 0.0,
+        "refine": len(refined_starts(config)) * _refine(config, num_classes, speeds),
         "label": config.label.num_steps * teacher * config.label.enabled,
         "evaluate": _evaluate(config, look, speeds),
         "bundle": 1.0 + 2e-3 * num_classes * ipc,
@@ -124,7 +125,7 @@ def _proxy(config: DistillConfig, num_steps: int, speeds: Speeds) -> float:
 
 
 def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
-    """Return seconds of refining one set: proxies, steps over all images, scores of the sets."""
+    """Return seconds of refining one start: proxies, steps over all images, scores of the sets."""
     refine = config.refine
     proxies = math.ceil(refine.num_steps / refine.steps_per_proxy)
     # real images run forward only, a third of a training step; synthetic ones back to the pixels
@@ -141,14 +142,12 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
 
 
 def _evaluate(config: DistillConfig, look: Look, speeds: Speeds) -> float:
-    """Return seconds of all students of all sets, and of the controls that must be made first."""
+    """Return seconds of all students of all sets."""
     evaluate, num_classes = config.evaluate, len(look.class_names)
     ipc, student = config.images_per_class, config.evaluate.student
     sets = 1 + config.label.enabled + evaluate.full_data
-    controls = 0.0
     if evaluate.controls:
         sets += 4 + config.finetune.enabled + 2 * config.refine.enabled + (ipc == 1)
-        controls = _refine(config, num_classes, speeds) if config.refine.enabled else 0.0
     batch, steps, cost = min(student.batch_size, num_classes * ipc), student.num_steps, 1.0
     setting = job_setting(config, num_classes)
     if setting is not None:  # priced by the operations of its network beside our student's
@@ -160,4 +159,4 @@ def _evaluate(config: DistillConfig, look: Look, speeds: Speeds) -> float:
     num_test = look.num_images - look.num_train / (1 - config.data.validation_fraction)
     test = cost * NUM_SHIFTS * num_test * speeds.classifier.image_s / 3
     training = cost * steps * speeds.classifier.of(batch)
-    return controls + sets * evaluate.num_seeds * (training + test)
+    return sets * evaluate.num_seeds * (training + test)

@@ -80,6 +80,9 @@ class RefineConfig:
 
     enabled: bool = True
     """Off: the chosen images are the result."""
+    start: Literal["auto", "generated", "real"] = "auto"
+    """`auto`: the chosen images and k-medoids of real ones are refined alike, and the set that is
+    best on validation is kept; `generated`, `real`: that start alone may be kept."""
     objective: Literal["clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd"] = "clusters"
     """`clusters`: the means of each class and of each cluster around a synthetic image, seen by
     proxies. The others are published methods (`robust.methods`), with Adam and the steps and rate
@@ -127,6 +130,11 @@ class RefineConfig:
         """Refuse values that no refinement can use."""
         names = ("num_steps", "reals_per_class", "steps_per_proxy", "proxy_steps")
         check_counts("refine", self, *names, "classes_per_step", "num_attempts", "num_students")
+        if self.start == "real" and not self.enabled:
+            raise ConfigError(
+                "refine.start real would be ignored without refinement: leave it out, or leave "
+                "out --no-refine"
+            )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"refine.learning_rate must be above 0, got {self.learning_rate}")
         if self.objective not in OBJECTIVES:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.cli.console import clean
+from distillery.evaluation.report_view import start_notice
 from distillery.files import read_json
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def result_event(bundle: Path, report: dict[str, Any]) -> dict[str, Any]:
         "content_digest": manifest["content_digest"],
         "results": report["results"],
         "stage_effects": report["stage_effects"],
+        "start": report.get("start"),
         "fallback": report["fallback"],
         "warnings": report["warnings"],
     }
@@ -72,6 +74,8 @@ def show_result(console: "Console", bundle: Path, report: dict[str, Any]) -> Non
         show_table(console, report["results"]["soft"], "Trained on soft labels")
     if report["fallback"]:
         console.print(Text(f"Not what was asked for: {report['fallback']['reason']}", "yellow"))
+    if notice := start_notice(report):
+        console.print(Text(clean(f"Real images were kept: {notice}"), "yellow"))
     for text in report["warnings"]:
         console.print(Text(f"  ! {clean(text)}", "yellow"))
     if report["stage_effects"]:

@@ -42,9 +42,9 @@ def verb(
     """Distil a dataset to a few images per class.
 
     Prepares the images, trains or takes a diffusion transformer, fine-tunes it to be
-    representative and diverse, samples candidates, chooses and refines the best, judges them
-    beside controls, and writes a bundle. A run that was stopped or killed goes on when the same
-    command is repeated.
+    representative and diverse, samples candidates, chooses the best, refines them beside real
+    images and keeps what validation prefers (refine.start), judges it beside controls, and writes
+    a bundle. A run that was stopped or killed goes on when the same command is repeated.
 
     Example: distillery run ~/photos --ipc 10
     """

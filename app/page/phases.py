@@ -15,7 +15,7 @@ PHASES: dict[str, tuple[str, str]] = {
     "finetune": ("Fine-tune", "teaches the base to be representative and diverse"),
     "generate": ("Sample", "draws candidates for every class"),
     "score": ("Score and select", "keeps the candidates that serve every group"),
-    "refine": ("Refine", "improves the chosen images for robustness"),
+    "refine": ("Refine", "improves the chosen images and real ones; validation decides"),
     "label": ("Soft labels", "asks a teacher what it sees in each image"),
     "evaluate": ("Evaluate", "trains students on the result and on its controls"),
     "bundle": ("Bundle", "writes the tensor file, the report and the card"),

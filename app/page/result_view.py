@@ -70,6 +70,8 @@ def result_view(report: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": report.get("warnings") or [],
         "fallback": report.get("fallback"),
         "images_are": report_view.images_are(report),
+        "start_notice": report_view.start_notice(report),
+        "is_generated": report_view.origin_of(report) == "generated",
         "dataset": dataset,
     }
 

@@ -78,6 +78,13 @@ _MADE: dict[Origin, tuple[str, str]] = {
     "real": ("real image", "chosen by Distillery, unaltered, from"),
 }
 """(noun, what was done) of the introduction."""
+_STARTS = {
+    "real": "The generator's samples failed their check, so real images took their place.",
+    "real_by_validation": "The generator's samples passed their check, but on the validation split "
+    "students of real images did better.",
+    "real_by_request": "Real images were asked for.",
+}
+"""Why images are real, by the metadata's `start`."""
 
 
 def _front_matter(dataset: DistilledDataset, source: str, facts: Mapping[str, Any]) -> str:
@@ -127,8 +134,16 @@ def _introduction(dataset: DistilledDataset, source: str) -> str:
     noun, made = _MADE[dataset.origin]
     return (
         f"{_count(len(dataset), noun)} ({height} x {width}, {colour}) in {classes}, "
-        f"{made} {plain(source)}: few enough to train a network in seconds.\n" + _packing(dataset)
+        f"{made} {plain(source)}: few enough to train a network in seconds.\n"
+        + _start(dataset)
+        + _packing(dataset)
     )
+
+
+def _start(dataset: DistilledDataset) -> str:
+    """Return the paragraph that says why the images are real, or nothing."""
+    why = _STARTS.get(dataset.metadata.get("start", ""))
+    return f"\n{why}\n" if why else ""
 
 
 def _packing(dataset: DistilledDataset) -> str:

@@ -43,6 +43,7 @@ def report_html(report: dict[str, Any], *, preview_png: bytes) -> str:
             head=report_view.headline(report),
             repeats=report_view.repeats(dataset),
             images_are=report_view.images_are(report),
+            start_notice=report_view.start_notice(report),
             effects=report_view.stage_effects(report),
             tables=[
                 _table("Hard labels", hard, full_data),

@@ -121,11 +121,22 @@ def description(dataset: Row) -> list[str]:
 
 def images_are(report: Row) -> str:
     """Return one sentence on where the images come from."""
-    origin = (report.get("fallback") or {}).get("origin", "generated")
     return {
         "refined": "The images are real training images, moved by refinement.",
         "real": "The images are real training images.",
-    }.get(origin, "The images are synthetic.")
+    }.get(origin_of(report), "The images are synthetic.")
+
+
+def origin_of(report: Row) -> str:
+    """Return `generated`, `refined` or `real`; older reports tell it by their fallback alone."""
+    told = report.get("start") or report.get("fallback") or {}
+    return str(told.get("origin", "generated"))
+
+
+def start_notice(report: Row) -> str | None:
+    """Return why real images were kept though no sample failed, None where they were not."""
+    reason = (report.get("start") or {}).get("reason")
+    return None if reason is None else str(reason)
 
 
 def repeats(dataset: Row) -> list[tuple[str, str]]:

@@ -11,13 +11,13 @@ from distillery.bundle.preview import preview_png
 from distillery.files import digest_json
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, key_dict
+from generator.origin import image_origin, word_of
 from generator.public_names import public_config, public_name
-from generator.report import build_report, image_origin
+from generator.report import build_report
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import open_reals
 from generator.stages.label import LOGITS
 from generator.stages.refine import REFINED
-from generator.stages.score import CHOSEN
 
 FOLDER = "bundle"
 
@@ -51,8 +51,6 @@ def distilled_dataset(context: Context) -> DistilledDataset:
     """Return the result with its provenance."""
     config, reals = context.config, open_reals(context)
     refined, _ = read_tensors(context.inputs["refine"] / REFINED)
-    chosen, _ = read_tensors(context.inputs["score"] / CHOSEN)
-    first = slice(None, None, config.refine.pictures_per_image)  # of each image's pictures
     logits = None
     if context.facts("label")["enabled"]:
         logits = read_tensors(context.inputs["label"] / LOGITS)[0]["logits"]
@@ -64,7 +62,7 @@ def distilled_dataset(context: Context) -> DistilledDataset:
         "base_digest": base["digest"],
         "base_licence": base["licence"] or "none attached",
         "config_digest": digest_json(public_config(key_dict(config))),
-        "start": "real" if context.facts("score")["fallback"] else "generated",
+        "start": word_of(context),
         "norm_mean": json.dumps(reals.normalisation.mean),
         "norm_std": json.dumps(reals.normalisation.std),
         "seed": str(config.seed),
@@ -73,9 +71,9 @@ def distilled_dataset(context: Context) -> DistilledDataset:
         images=refined["images"],
         labels=refined["labels"],
         weights=np.ones(len(refined["labels"]), np.float32),
-        cluster_ids=chosen["cluster_ids"][first],
-        scores=chosen["scores"][first],
-        seeds=chosen["seeds"][first],
+        cluster_ids=refined["cluster_ids"],
+        scores=refined["scores"],
+        seeds=refined["seeds"],
         teacher_logits=logits,
         classes=reals.dataset.class_names,
         images_per_class=config.images_per_class,
@@ -87,7 +85,7 @@ def distilled_dataset(context: Context) -> DistilledDataset:
 
 
 STAGE = Stage(
-    "bundle", 3,
+    "bundle", 4,
     ("prepare", "base", "finetune", "generate", "score", "refine", "label", "evaluate"),
     settings, run,
 )  # fmt: skip

@@ -14,29 +14,31 @@ from distillery.evaluation.setting import Setting
 from distillery.evaluation.student import Teacher
 from distillery.evaluation.tables import BLUR_RADIUS
 from distillery.files import write_json
-from distillery.progress import Progress
-from distillery.tensorfile import read_tensors, write_tensors
-from generator.config import DistillConfig, key_dict, to_dict
-from generator.controls import LABELS, random_real, real_selections, refined_control
+from distillery.tensorfile import read_tensors
+from generator.config import DistillConfig, to_dict
+from generator.controls import LABELS, random_real, real_selections
 from generator.job_protocol import job_setting
 from generator.judging import MakeSet, judge_all, own_students, protocol_students, resized
 from generator.refinement import pictures_of
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, machine_settings, open_reals, refining_codec
+from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import PLAIN, POOL
 from generator.stages.label import LOGITS, TEACHER
-from generator.stages.refine import REFINED
-from generator.stages.score import CHOSEN, CLUSTERS, PROXY
+from generator.stages.refine import REFINED, refined_file
+from generator.stages.score import CHOSEN, PROXY
+from generator.starts import STARTS
 
 RESULTS = "results.json"
+PACKED = ("ours", *(f"{start}_refined" for start in STARTS))
+"""Sets that hold several pictures in each image where refinement packs them."""
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the figures depend on."""
     return {
         "evaluate": to_dict(config.evaluate),
-        "refine": key_dict(config.refine),
-        "proxy": to_dict(config.proxy),
+        "pictures_per_image": config.refine.pictures_per_image,
+        "network": config.proxy.network,
         "images_per_class": config.images_per_class,
         "seed": config.seed,
         **machine_settings(config),
@@ -94,15 +96,18 @@ def _teacher(context: Context, reals: Reals) -> Teacher:
 
 def _ours(context: Context, *, soft: bool) -> MakeSet:
     """Return our set, with the teacher's logits where soft labels are judged."""
-    arrays, _ = read_tensors(context.inputs["refine"] / REFINED)
     logits = None
     if soft:
         logits = read_tensors(context.inputs["label"] / LOGITS)[0]["logits"]
+    return _always(_pictures(context, REFINED, logits))
+
+
+def _pictures(context: Context, file: str, logits: np.ndarray | None = None) -> ImageSet:
+    """Return a refined set as students see it: the pictures that packed images hold."""
+    arrays, _ = read_tensors(context.inputs["refine"] / file)
     refine = context.config.refine
     pictures = pictures_of(arrays["images"], open_reals(context), refine.factor)
-    labels = np.repeat(arrays["labels"], refine.pictures_per_image)
-    ours = ImageSet(pictures, labels, logits)
-    return lambda _: ours
+    return ImageSet(pictures, np.repeat(arrays["labels"], refine.pictures_per_image), logits)
 
 
 def _stored(path_arrays: dict) -> MakeSet:
@@ -131,8 +136,8 @@ def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     proxy = reals.load_classifier(context.inputs["score"] / PROXY, config.proxy.network)
     for name, image_set in real_selections(reals, proxy, config).items():
         yield name, _always(image_set)
-    if config.refine.enabled:
-        yield "real_refined", _stored(_refined_real(context, reals))
+    for name, file in _refined_beside_ours(context):
+        yield name, _always(_pictures(context, file))
     if config.evaluate.full_data:
         everything = ImageSet(*reals.dataset.split("train"))
         yield "full_data", lambda _: everything
@@ -151,32 +156,22 @@ def _first_of(config: DistillConfig, arrays: dict) -> ImageSet:
     return ImageSet(arrays["images"][keep], labels[keep])
 
 
-def _refined_real(context: Context, reals: Reals) -> dict:
-    """Return real images after the same refinement; kept, because it takes a while."""
-    path = context.folder / "checkpoint-real-refined.safetensors"
-    if not path.exists():
-        clusters = read_tensors(context.inputs["score"] / CLUSTERS)[0]["cluster_ids"]
-        start = random_real(reals, context.config, 0)
-
-        def tell(progress: Progress) -> None:
-            message = "refining the real control"
-            context.on_progress(Progress("evaluate", progress.step, progress.total, message))
-
-        codec = refining_codec(context)
-        refined = refined_control(start, reals, clusters, context.config, tell, codec)
-        write_tensors(path, {"images": refined.images, "labels": refined.labels})
-    return read_tensors(path)[0]
+def _refined_beside_ours(context: Context) -> list[tuple[str, str]]:
+    """Return name and file of the refined starts that were not kept; the kept one is ours."""
+    facts = context.facts("refine")
+    others = [start for start in STARTS if start in facts["starts"] and start != facts["start"]]
+    return [(f"{start}_refined", refined_file(start)) for start in others]
 
 
 def _row(config: DistillConfig, name: str, runs: list[dict]) -> dict[str, Any]:
     """Return one row of the report: mean and spread over the students of a set."""
     row = {"name": name, "label": LABELS[name], "is_ours": name == "ours"}
     pictures = config.refine.pictures_per_image
-    if name == "ours" and pictures > 1:
+    if name in PACKED and pictures > 1:
         row["label"] = f"{LABELS[name]}, {pictures} pictures in each image"
     return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
 
 
 STAGE = Stage(
-    "evaluate", 3, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
+    "evaluate", 4, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
 )

@@ -1,68 +1,218 @@
-"""Stage refine: the chosen images moved by distribution matching; the best set on validation."""
+"""Stage refine: each start moved by distribution matching; the set that is best on validation.
 
+The set of each start is written beside the result, for the table of controls; one that is there
+is read back by a run that was killed.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distillery.checkpoint import Checkpoint
+from distillery.errors import ConfigError
 from distillery.files import write_json
+from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, key_dict, to_dict
+from generator.real_start import has_enough, real_start
 from generator.refinement import Refined, refine_images
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import machine_settings, open_reals, refining_codec
-from generator.stages.score import CHOSEN, CLUSTERS
+from generator.stages.common import Reals, machine_settings, open_reals, refining_codec
+from generator.stages.score import CHOSEN, CLUSTERS, PROXY, num_chosen
+from generator.starts import Start, kept_start, refined_starts, rivals
 
 REFINED, CURVE = "refined.safetensors", "curve.json"
+NAMES: Mapping[Start, str] = {
+    "generated": "generated start", "real": "real start (k-medoids)",
+}  # fmt: skip
+MESSAGES: Mapping[Start, str] = {
+    "generated": "the chosen images", "real": "k-medoids of real images",
+}  # fmt: skip
+"""How the line of a start and its progress are worded."""
+Arrays = dict[str, np.ndarray]
+SEEDS: Mapping[Start, tuple[str, ...]] = {"generated": ("refine",), "real": ("refine", "real")}
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the refined images depend on."""
     return {
         "refine": key_dict(config.refine),
+        "starts": refined_starts(config),
         "proxy": to_dict(config.proxy),
         "student": to_dict(config.evaluate.student),
+        "images_per_class": config.images_per_class,
         "seed": config.seed,
         **machine_settings(config),
     }
 
 
+def refined_file(start: Start) -> str:
+    """Return the name of the file that holds the refined set of a start."""
+    return f"refined-{start}.safetensors"
+
+
 def run(context: Context) -> StageOutput:
-    """Refine the chosen images, or hand them on as they are."""
-    arrays, _ = read_tensors(context.inputs["score"] / CHOSEN)
-    images, labels = arrays["images"], arrays["labels"]
-    if not context.config.refine.enabled:
-        write_tensors(context.folder / REFINED, {"images": images, "labels": labels})
+    """Refine every start and keep the best, or hand the chosen images on as they are."""
+    config, is_fallback = context.config, context.facts("score")["fallback"]
+    chosen, _ = read_tensors(context.inputs["score"] / CHOSEN)
+    if not config.refine.enabled:
+        write_tensors(context.folder / REFINED, chosen)
         write_json(context.folder / CURVE, {"loss": []})
-        return StageOutput("switched off: the chosen images are the result", {"kept": 0})
+        facts = {"start": "generated", "kept": 0, "starts": {}}
+        return StageOutput("switched off: the chosen images are the result", facts)
+    reals = open_reals(context)
     clusters = read_tensors(context.inputs["score"] / CLUSTERS)[0]["cluster_ids"]
-    refined = refine_images(
-        images, labels, open_reals(context), clusters, context.config,
-        seed=derive_seed(context.config.seed, "refine"),
-        checkpoint=lambda attempt: context.checkpoint(f"attempt-{attempt}"),
-        on_progress=context.on_progress, codec=refining_codec(context),
-    )  # fmt: skip
-    stored = {"images": refined.images, "labels": refined.labels}
-    write_tensors(context.folder / REFINED, stored)
-    write_json(context.folder / CURVE, {"loss": refined.losses})
+    sets: dict[Start, Arrays] = {
+        start: chosen if start == "generated" else _real_start(context, reals, clusters)
+        for start in _possible(config, reals, is_fallback=is_fallback)
+    }
+    refined = _refine_all(context, reals, clusters, sets)
+    competing = [one for one in rivals(config, is_fallback=is_fallback) if one in refined]
+    kept = kept_start({start: refined[start].score for start in competing})
+    _write(context, sets[kept], refined[kept])
+    told = {start: _facts(one) for start, one in refined.items()}
     return StageOutput(
-        _summary(images, refined, context.config),
-        {"kept": refined.kept, "set_scores": refined.scores},
+        _summary(config, sets[kept]["images"], refined, kept, competing),
+        {"start": kept, "starts": told, **told[kept]},
     )
 
 
-def _summary(start: np.ndarray, refined: Refined, config: DistillConfig) -> str:
-    """Return the line that says what refinement did, and that it was kept or not."""
-    before, scores = refined.scores[0], refined.scores[1:]
-    text = f"robust validation loss of students: start {before:.2f}, refined "
-    text += ", ".join(f"{score:.2f}" for score in scores)
+def _possible(config: DistillConfig, reals: Reals, *, is_fallback: bool) -> tuple[Start, ...]:
+    """Return the starts that are refined; no real one where there are too few images to pack.
+
+    Raises:
+        ConfigError: If no other was asked for.
+    """
+    starts = refined_starts(config, is_fallback=is_fallback)
+    if has_enough(reals, config):
+        return starts
+    if config.refine.start == "real":
+        raise ConfigError(
+            f"a real start takes {num_chosen(config)} training images of every class, and the "
+            "smallest has fewer: use fewer images per class, a smaller refine.formation_factor, "
+            "or leave refine.start at auto"
+        )
+    return tuple(start for start in starts if start != "real")
+
+
+def _real_start(context: Context, reals: Reals, clusters: np.ndarray) -> Arrays:
+    """Return the medoids in the features of the proxy that stage score has trained."""
+    network = context.config.proxy.network
+    proxy = reals.load_classifier(context.inputs["score"] / PROXY, network)
+    return real_start(reals, proxy, clusters, context.config)
+
+
+def _refine_all(
+    context: Context, reals: Reals, clusters: np.ndarray, sets: Mapping[Start, Arrays]
+) -> dict[Start, Refined]:
+    """Return the best set of each start; one that a killed run has finished is read."""
+    codec, found = refining_codec(context), {}
+    for number, (start, arrays) in enumerate(sets.items()):
+        path = context.folder / refined_file(start)
+        if not path.exists():
+            refined = refine_images(
+                arrays["images"], arrays["labels"], reals, clusters, context.config,
+                seed=derive_seed(context.config.seed, *SEEDS[start]),
+                checkpoint=partial(_checkpoint, context, start),
+                on_progress=_part_of(context.on_progress, number, len(sets), MESSAGES[start]),
+                codec=codec,
+            )  # fmt: skip
+            _write_finished(path, refined)
+        found[start] = _read_finished(path)
+    return found
+
+
+def _checkpoint(context: Context, start: Start, attempt: int) -> Checkpoint:
+    """Return the state of one attempt at a start."""
+    return context.checkpoint(f"{start}-{attempt}")
+
+
+def _write_finished(path: Path, refined: Refined) -> None:
+    """Write the set of a start with how it was chosen."""
+    facts = {"losses": refined.losses, "scores": refined.scores, "kept": refined.kept}
+    arrays = {"images": refined.images, "labels": refined.labels}
+    write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
+
+
+def _read_finished(path: Path) -> Refined:
+    """Return what `_write_finished` wrote."""
+    arrays, metadata = read_tensors(path)
+    facts = json.loads(metadata["facts"])
+    return Refined(
+        arrays["images"], arrays["labels"], facts["losses"], facts["scores"], facts["kept"]
+    )
+
+
+def _part_of(on_progress: OnProgress, number: int, count: int, message: str) -> OnProgress:
+    """Return what tells the steps of one start as steps of all: the bar never goes back."""
+
+    def tell(progress: Progress) -> None:
+        step, total = number * progress.total + progress.step, count * progress.total
+        on_progress(replace(progress, step=step, total=total, message=message))
+
+    return tell
+
+
+def _write(context: Context, start: Arrays, refined: Refined) -> None:
+    """Write the result: a packed image has seed, scores and cluster of its first picture."""
+    first = slice(None, None, context.config.refine.pictures_per_image)
+    told = {name: start[name][first] for name in ("seeds", "scores", "cluster_ids")}
+    result = {"images": refined.images, "labels": refined.labels, **told}
+    write_tensors(context.folder / REFINED, result)
+    write_json(context.folder / CURVE, {"loss": refined.losses})
+
+
+def _facts(refined: Refined) -> dict[str, Any]:
+    """Return how the set of a start was chosen; a score that is no number is None."""
+    scores = [score if math.isfinite(score) else None for score in refined.scores]
+    return {"kept": refined.kept, "set_scores": scores}
+
+
+def _summary(
+    config: DistillConfig, start: np.ndarray, refined: Mapping[Start, Refined], kept: Start,
+    competing: Sequence[Start],
+) -> str:  # fmt: skip
+    """Return the line that says which start was kept, by which scores, and how it moved."""
+    is_choice = len(competing) > 1
+    names = NAMES if is_choice else {**NAMES, "generated": "start"}
+    text = "robust validation loss of students: " + _told(names, refined, competing)
+    text += f": the {kept} start is kept" if is_choice else ""
+    text += _outcome(config, start, refined[kept])
+    others = [one for one in refined if one not in competing]
+    return text + (f"; for the table alone: {_told(NAMES, refined, others)}" if others else "")
+
+
+def _told(
+    names: Mapping[Start, str], refined: Mapping[Start, Refined], starts: Sequence[Start]
+) -> str:
+    """Return the scores of some starts."""
+    return "; ".join(f"{names[start]} {_scores(refined[start])}" for start in starts)
+
+
+def _scores(refined: Refined) -> str:
+    """Return the scores of a start and of its refinements."""
+    before, *after = (
+        f"{score:.3f}" if math.isfinite(score) else "unusable" for score in refined.scores
+    )
+    return f"{before}, refined {', '.join(after)}"
+
+
+def _outcome(config: DistillConfig, start: np.ndarray, refined: Refined) -> str:
+    """Return what became of the start that was kept."""
     if refined.kept == 0:
-        return text + "; no attempt is better than the start, so the chosen images stay"
+        return "; no attempt is better than the start, so its images stay"
     if config.refine.factor > 1:
-        return f"{text}; each stored image holds {config.refine.pictures_per_image} pictures"
+        return f"; each stored image holds {config.refine.pictures_per_image} pictures"
     moved = np.abs(refined.images.astype(np.int16) - start).mean() / 255
-    best = f" (attempt {refined.kept} is kept)" if len(scores) > 1 else ""
-    return text + f"{best}; pixels moved by {100 * moved:.1f} % of their range on average"
+    best = f" (attempt {refined.kept} is kept)" if len(refined.scores) > 2 else ""
+    return f"{best}; pixels moved by {100 * moved:.1f} % of their range on average"
 
 
-STAGE = Stage("refine", 2, ("prepare", "base", "score"), settings, run)
+STAGE = Stage("refine", 3, ("prepare", "base", "score"), settings, run)

@@ -69,7 +69,7 @@ def run(context: Context) -> StageOutput:
     generated = context.facts("generate")
     fallback = not generated["is_faithful"]
     candidates = real_candidates(context, reals) if fallback else _pool(context)
-    scores = _scores(reals, proxy, candidates)
+    scores = scores_of(reals, proxy.network, candidates)
     features = selection_features(context, reals, proxy)
     chosen, cluster_ids = choose(
         context.config, reals, features, candidates, clusters, is_sound=_selects(context, proxy)
@@ -172,9 +172,9 @@ def real_candidates(context: Context, reals: Reals) -> Candidates:
     return Candidates(images[indices], labels[indices], np.full(len(indices), -1, np.int64))
 
 
-def _scores(reals: Reals, proxy: Proxy, candidates: Candidates) -> np.ndarray:
+def scores_of(reals: Reals, network: Classifier, candidates: Candidates) -> np.ndarray:
     """Return the proxy's loss and margin of each candidate."""
-    logits = predict_logits(proxy.network, reals.normalised(candidates.images)).cpu()
+    logits = predict_logits(network, reals.normalised(candidates.images)).cpu()
     return candidate_scores(logits, torch.from_numpy(candidates.labels)).numpy()
 
 

@@ -81,6 +81,23 @@ def test_more_work_takes_longer(make_plan_of: Callable[..., Plan]) -> None:
     assert fast["evaluate"] < small["evaluate"] / 2
 
 
+def test_every_start_is_refined_in_its_own_stage_and_the_evaluation_refines_nothing(
+    make_plan_of: Callable[..., Plan],
+) -> None:
+    def seconds(start: str, *, controls: bool) -> dict[str, float]:
+        return work(make_plan_of(refine={"start": start}, evaluate={"controls": controls}))
+
+    alone = seconds("generated", controls=False)["refine"]
+    for start in ("auto", "generated", "real"):
+        assert seconds(start, controls=True)["refine"] == pytest.approx(2 * alone)
+    assert seconds("auto", controls=False)["refine"] == pytest.approx(2 * alone)
+    assert seconds("real", controls=False)["refine"] == pytest.approx(alone)
+    student = make_plan_of().config.evaluate
+    # ours, ours soft, plain, random, herding, k-medoids, fine-tuned, chosen, the other start
+    expected = 9 * student.num_seeds * student.student.num_steps * 0.01
+    assert seconds("auto", controls=True)["evaluate"] == pytest.approx(expected)
+
+
 def test_the_estimate_adds_up_and_names_its_basis(
     make_plan_of: Callable[..., Plan], tmp_path: Path
 ) -> None:

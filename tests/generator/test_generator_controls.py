@@ -12,9 +12,8 @@ from distillery.data.normalise import measure_normalisation
 from distillery.evaluation.harness import ImageSet
 from distillery.files import read_json
 from distillery.models.classifiers import build_classifier
-from distillery.progress import ignore_progress
 from generator.config import DistillConfig, from_dict
-from generator.controls import LABELS, random_real, real_selections, refined_control
+from generator.controls import LABELS, random_real, real_selections
 from generator.stages.common import Reals
 
 
@@ -60,20 +59,6 @@ def test_selections_are_real_images_and_class_means_come_at_one_per_class_only(
     expected = np.round(images[labels == 3].astype(float).mean(0))
     assert np.abs(one["class_mean"].images[3] - expected).max() <= 1
     assert one["class_mean"].labels.tolist() == list(range(10))
-
-
-def test_the_refined_control_starts_from_real_images_and_moves_them(
-    reals: Reals, config: DistillConfig
-) -> None:
-    start = random_real(reals, config, 0)
-    clusters = reals.dataset.split("train")[1] * 5
-    before = start.images.copy()
-    refined = refined_control(start, reals, clusters, config, ignore_progress)
-    assert np.array_equal(start.images, before)
-    assert refined.images.dtype == np.uint8 and refined.images.shape == before.shape
-    assert np.array_equal(refined.labels, start.labels)
-    moved = np.abs(refined.images.astype(int) - before).mean()
-    assert 0 < moved < 60  # refined, not replaced
 
 
 def test_every_row_has_a_name_for_people(smoke: SmokeJob) -> None:

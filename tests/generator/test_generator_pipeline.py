@@ -200,10 +200,13 @@ CHANGES = {
     "student": (
         {"evaluate": {"student": {"network": NETWORK, "num_steps": 9}}}, {"refine", "evaluate"},
     ),
-    "images per class": ({"images_per_class": 1}, {"generate", "score", "evaluate"}),
+    "images per class": (
+        {"images_per_class": 1}, {"generate", "score", "refine", "evaluate"},
+    ),
     "guidance": ({"generate": {"guidance_scale": 2.0}}, {"generate"}),
     "selection": ({"select": {"cvar_weight": 3.0}}, {"score"}),
-    "refinement": ({"refine": {"learning_rate": 0.01}}, {"refine", "evaluate"}),
+    "refinement": ({"refine": {"learning_rate": 0.01}}, {"refine"}),
+    "start": ({"refine": {"start": "auto"}}, {"refine"}),
     "fine-tuning": ({"finetune": {"diversity_weight": 1.0}}, {"finetune"}),
     "base": ({"base": {"pretrain": {"num_steps": 9}}}, {"base"}),
     "data": ({"data": {"split_seed": 1}}, {"prepare"}),

@@ -10,7 +10,9 @@ from distillery.bundle.read import read_bundle
 from distillery.files import read_json, write_json
 from distillery.progress import ignore_progress
 from generator.config import DistillConfig, RefineConfig
-from generator.report import data_warnings, fallback_of, image_origin, stage_effects
+from generator.effects import stage_effects
+from generator.origin import fallback_of, image_origin, start_of
+from generator.report import data_warnings
 from generator.stage import Context
 
 
@@ -61,11 +63,35 @@ def test_a_fallback_does_not_credit_the_generator() -> None:
     assert "refinement" in named and len(named) == 3
 
 
-def context_of(folder: Path, *, fallback: bool, kept: int, enabled: bool = True) -> Context:
+def test_a_real_start_is_held_against_the_generated_one_and_against_itself_unrefined() -> None:
+    names = ("ours", "selected", "fine_tuned", "plain_dit", "k_medoids", "generated_refined")
+    results = {"hard": [row(name, 0.8, 0.8) for name in names], "soft": []}
+    told = {tuple(e["compared"]): e["stage"] for e in stage_effects(results, kept="real")}
+    assert told == {
+        ("plain_dit", "fine_tuned"): "fine-tuning",
+        ("fine_tuned", "selected"): "selection",
+        ("selected", "generated_refined"): "refinement of the generated start",
+        ("k_medoids", "ours"): "refinement",
+        ("generated_refined", "ours"): (
+            "the real start, against the generated one with the same refinement"
+        ),
+    }
+
+
+def context_of(
+    folder: Path, *, fallback: bool, kept: int, enabled: bool = True, start: str = "generated"
+) -> Context:
     """A finished job, as far as its images' origin goes."""
     facts: dict[str, Any] = {
         "score": {"fallback": fallback},
-        "refine": {"kept": kept},
+        "refine": {
+            "start": start,
+            "kept": kept,
+            "starts": {
+                "generated": {"kept": 1, "set_scores": [1.2, 0.9]},
+                "real": {"kept": kept, "set_scores": [0.8, 0.7, 0.6]},
+            },
+        },
         "generate": {"fidelity": 0.5, "floor": 0.9},
     }
     for name, values in facts.items():
@@ -94,6 +120,25 @@ def test_real_images_are_called_refined_only_where_they_are(
     assert (found is None) == (reason is None)
     if reason is not None and found is not None:
         assert reason in found["reason"] and found["origin"] == origin
+
+
+@pytest.mark.parametrize(("kept", "origin", "score"), [(2, "refined", 0.6), (0, "real", 0.8)])
+def test_real_images_that_validation_preferred_are_no_fallback(
+    tmp_path: Path, kept: int, origin: str, score: float
+) -> None:
+    context = context_of(tmp_path, fallback=False, kept=kept, start="real")
+    assert image_origin(context) == origin and fallback_of(context) is None
+    start = start_of(context)
+    assert (start["word"], start["origin"]) == ("real_by_validation", origin)
+    told = f"{score:.3f} from k-medoids of real images, 0.900 from generated ones, refined alike"
+    assert start["reason"] is not None and told in start["reason"]
+
+
+def test_images_that_nothing_replaced_need_no_reason(tmp_path: Path) -> None:
+    start = start_of(context_of(tmp_path, fallback=False, kept=1))
+    assert start == {
+        "kept": "generated", "word": "generated", "origin": "generated", "reason": None,
+    }  # fmt: skip
 
 
 def test_leaked_and_repeated_images_and_notes_are_warnings() -> None:
@@ -139,7 +184,7 @@ def test_the_report_of_a_job_tells_everything_it_promises(smoke: SmokeJob) -> No
     (soft,), hard = report["results"]["soft"], report["results"]["hard"][0]
     assert soft["name"] == "ours" and soft["per_class"] != hard["per_class"]  # other students
     assert len(report["stage_effects"]) == 7
-    assert report["fallback"] is None
+    assert report["fallback"] is None and report["start"]["word"] == "generated"
     assert report["dataset"]["images_per_split"] == {"train": 997, "validation": 200, "test": 600}
     assert report["curves"]["refine"]["loss"] and report["curves"]["finetune"]
     assert (

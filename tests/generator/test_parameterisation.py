@@ -14,7 +14,7 @@ from distillery.tensorfile import read_tensors
 from generator.config import from_dict
 from generator.distilled_set import facts_of, open_distilled
 from generator.plan import make_plan, merge
-from generator.stages.refine import REFINED
+from generator.stages.refine import REFINED, refined_file
 from generator.stages.score import CHOSEN
 
 
@@ -36,7 +36,7 @@ def test_a_packed_job_chooses_one_candidate_for_each_picture(packed: SmokeJob) -
     assert refined["labels"].tolist() == np.repeat(np.arange(10), 2).tolist()
 
 
-def test_the_bundle_says_what_its_images_hold_and_controls_hold_one(packed: SmokeJob) -> None:
+def test_the_bundle_says_what_its_images_hold_and_most_controls_hold_one(packed: SmokeJob) -> None:
     bundle = packed.folder / "bundle"
     data = distillery.load(bundle)
     assert (len(data), data.images_per_class, data.pictures_per_image) == (20, 2, 4)
@@ -46,8 +46,11 @@ def test_the_bundle_says_what_its_images_hold_and_controls_hold_one(packed: Smok
     report = read_json(bundle / "report.json")
     ours, *controls = report["results"]["hard"]
     assert ours["label"].endswith("4 pictures in each image") and controls
-    assert not any("pictures" in row["label"] for row in controls)
+    several = [row["name"] for row in controls if "pictures" in row["label"]]
+    assert several == ["real_refined"]  # which is packed alike
     assert any("every control has one picture" in text for text in report["warnings"])
+    real, _ = read_tensors(packed.stage("refine").folder / refined_file("real"))
+    assert real["images"].shape == data.images.shape
     assert report["results"]["soft"] == []
 
 
@@ -92,6 +95,9 @@ def test_what_cannot_be_had_is_refused_before_any_work(cache: Path) -> None:
     with pytest.raises(ConfigError, match="oversample must be 9 or more, got 4"):
         packed = {"parameterisation": "multi_formation", "formation_factor": 3}
         plan(refine=packed, generate={"oversample": 4})
+    with pytest.raises(ConfigError, match="a real start takes 120 training images .* has 9"):
+        real = {"parameterisation": "multi_formation", "start": "real"}
+        plan(images_per_class=30, refine=real)
     with pytest.raises(ConfigError, match="soft labels, which packed images have none of"):
         plan(
             images_per_class=1,

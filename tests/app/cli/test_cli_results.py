@@ -46,6 +46,12 @@ def test_warnings_of_the_report_are_printed() -> None:
     assert "!" not in printed(report())
 
 
+def test_real_images_that_were_preferred_are_said_to_be_real() -> None:
+    start = {"word": "real_by_validation", "origin": "refined", "reason": "they did better"}
+    assert "Real images were kept: they did better" in printed(report(start=start))
+    assert "Real images" not in printed(report(start={**start, "reason": None}))
+
+
 def test_a_weakest_group_without_enough_data_says_so() -> None:
     rows = [row("ours", cluster_min=None), row("random", cluster_min=None)]
     text = printed(report(results={"hard": rows, "soft": rows}))

@@ -163,8 +163,10 @@ def test_the_result_shows_images_controls_files_and_loaders(site: Site) -> None:
     digest = next(line.split()[0] for line in sums.splitlines() if "distilled" in line)
     assert digest in page
     for words in ("90.0", "herding", "distillery.load(", f"distillery download {job.id}",
-                  f"/jobs/{job.id}/report", "Groups of similar test images"):  # fmt: skip
+                  f"/jobs/{job.id}/report", "Groups of similar test images",
+                  "Real images were kept", "students of them did better"):  # fmt: skip
         assert words in page
+    assert "they may resemble training images" not in page  # they are training images, moved
     for _, values in reader.tags:
         for name in ("cx", "x1", "x2"):
             if name in values:

@@ -137,3 +137,19 @@ def test_the_card_says_whether_images_are_synthetic(
     assert expected in card
     assert ("synthetic" in card) == (origin == "generated")
     assert ("synthetic" in front_matter(card)["tags"]) == (origin == "generated")
+
+
+@pytest.mark.parametrize(
+    ("start", "why"),
+    [
+        ("real", "The generator's samples failed their check, so real images took their place."),
+        ("real_by_validation", "on the validation split students of real images did better"),
+        ("real_by_request", "Real images were asked for."),
+    ],
+)
+def test_the_card_says_why_images_are_real(
+    make_dataset: Callable[..., DistilledDataset], start: str, why: str
+) -> None:
+    dataset = make_dataset(origin="refined", metadata={"start": start})
+    assert why in card_text(dataset, None)
+    assert why not in card_text(make_dataset(metadata={"start": "generated"}), None)

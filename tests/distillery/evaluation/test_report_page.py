@@ -101,6 +101,7 @@ def make_report(**changes: Any) -> dict[str, Any]:
         },
         "full_data": row("full", 0.9872, label="full data", images_per_class=None),
         "curves": {"finetune": {"step": [0, 10, 20], "loss": [3.0, 2.0, 1.5]}},
+        "start": {"kept": "generated", "word": "generated", "origin": "generated", "reason": None},
         "fallback": None,
         "licences": [{"what": "base", "licence": "cc-by-nc-4.0"}],
     }
@@ -301,6 +302,7 @@ def test_the_ids_of_the_page_are_distinct_and_their_uses_resolve() -> None:
         "results",
         "full_data",
         "curves",
+        "start",
         "fallback",
         "licences",
         "title",
@@ -326,6 +328,18 @@ def test_a_fallback_stands_above_everything() -> None:
     text = page(fallback={"reason": "The base was too large, real images were taken."}).text
     assert text.index("Not what was asked for") < text.index("How good is it?")
     assert "real images were taken" in text
+
+
+def test_real_images_that_were_preferred_are_no_failure() -> None:
+    start = {"kept": "real", "word": "real_by_validation", "origin": "refined",
+             "reason": "students of them did better"}  # fmt: skip
+    text = page(start=start).text
+    assert "Real images were kept students of them did better" in text
+    assert "Not what was asked for" not in text
+    assert "The images are real training images, moved by refinement." in text
+    generated = {"kept": "generated", "word": "generated", "origin": "generated", "reason": None}
+    assert "Real images were kept" not in page(start=generated).text
+    assert "The images are synthetic." in page(start=generated).text
 
 
 def test_another_schema_is_refused() -> None:
