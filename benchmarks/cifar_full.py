@@ -37,10 +37,13 @@ from distillery.progress import Progress, ignore_progress
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from robust.matching_types import Method
+from robust.methods import method_for
 
 TARGETS = {"dm": 48.5, "dm+both": 55.1, "idm": 57.3, "idm+both": 59.9, "dsa": 52.1}
 ROWS = ("dm", "dm+both", "idm", "idm+both", "dsa", "robust-dm", "robust-idm", "robust-dsa")
 ARCHITECTURES = ("convnet-d3-w128", "alexnet", "vgg11", "resnet18")
+COSTS = ("wall_seconds", "iterations", "device")
+"""What a cell says of its distillation."""
 IMAGES_PER_CLASS = 10
 WITHIN = 3.0
 """Points by which a target may be missed."""
@@ -84,6 +87,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--per-class", type=int, default=5000, help="training images of a class")
     parser.add_argument("--network", default="convnet-d3-w128", help="that is looked through")
+    parser.add_argument(
+        "--keep", action="store_true", help="write a shortened table to cifar_full_short.json"
+    )
     parser.add_argument("--architectures", nargs="*", default=ARCHITECTURES, help="of students")
     return parser.parse_args(arguments)
 
@@ -149,7 +155,10 @@ def distilled(table: Table, name: str, seed: int) -> dict[str, Any]:
             seconds = before + time.monotonic() - began
             write_json(spent, {"seconds": seconds})
         write_tensors(path, {"views": made.views, "labels": made.view_labels}, {})
-        write_json(costs, {"wall_seconds": seconds, "iterations": made.iterations})
+        device = table.bench.device
+        where = torch.cuda.get_device_name() if device.type == "cuda" else "a CPU"
+        facts = {"wall_seconds": seconds, "iterations": made.iterations, "device": where}
+        write_json(costs, facts)
         checkpoint.path.unlink(missing_ok=True)
     arrays, _ = read_tensors(path)
     return {**arrays, **read_json(costs)}
@@ -175,7 +184,7 @@ def run_cell(table: Table, name: str, seed: int) -> None:
                 continue
             trial = student_trial(work, table.test, image_set, architecture, number, name=name)
             figures = trial.run(table.clock.check)
-            costs = {key: ready[key] for key in ("wall_seconds", "iterations")}
+            costs = {key: ready[key] for key in COSTS}
             facts = {"row": name, "seed": seed, "network": architecture}
             write_json(path, {**facts, **costs, **figures})
             print(f"{name} {seed} {architecture}: {100 * figures['accuracy']:.1f}", flush=True)
@@ -186,7 +195,9 @@ def summary(folder: Path, architectures: tuple[str, ...]) -> dict[str, Any]:
     figures = [read_json(path) for path in sorted((folder / "figures").glob("*.json"))]
     rows: dict[str, Any] = {}
     for name in ROWS:
-        row: dict[str, Any] = {"target": TARGETS.get(name)}
+        row: dict[str, Any] = {
+            "target": TARGETS.get(name), "published": published_iterations(name),
+        }  # fmt: skip
         for architecture in architectures:
             own = [f for f in figures if f["row"] == name and f["network"] == architecture]
             row[architecture] = _means(own) if own else None
@@ -198,12 +209,17 @@ def summary(folder: Path, architectures: tuple[str, ...]) -> dict[str, Any]:
     return rows
 
 
+def published_iterations(name: str) -> int:
+    """Return the steps of the images in a row's published schedule."""
+    return method_for(row_named(name).base or "", IMAGES_PER_CLASS).num_iterations
+
+
 def _means(own: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the means over seeds and students, in per cent, with each accuracy."""
     names = ("accuracy", "cluster_min", "noise", "blur", "invert")
     values = {name: [100 * f[name] for f in own if f[name] is not None] for name in names}
     means = {name: sum(v) / len(v) if v else None for name, v in values.items()}
-    costs = {key: own[0][key] for key in ("wall_seconds", "iterations")}
+    costs = {key: own[0][key] for key in COSTS}
     return {**means, "runs": values["accuracy"], **costs}
 
 
@@ -243,10 +259,11 @@ def main(arguments: list[str] | None = None) -> None:
         "protocol": describe(setting),
     }
     shortened = options.iterations or options.epochs or options.per_class != 5000
-    if shortened or options.network != ARCHITECTURES[0]:
+    shortened = shortened or options.network != ARCHITECTURES[0]
+    if shortened and not options.keep:
         write_json(options.folder / "table.json", result)
     else:
-        save("cifar_full.json", result)
+        save("cifar_full_short.json" if shortened else "cifar_full.json", result)
 
 
 if __name__ == "__main__":

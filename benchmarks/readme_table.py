@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cifar_table import PUBLISHED
+from benchmarks.readme_gpu import full_table, gpu_host
 from distillery.files import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +75,16 @@ def table() -> str:
         machine = _machine(read_json(RESULTS / file))
         parts.append(f"{command} on {machine} (`benchmarks/results/{file}`).")
     return "\n\n".join(
-        [*parts, *_matching(), *_robust(), *_whole_run(), *_speed(), *_chaos(), *_service()]
+        [
+            *parts,
+            *_matching(),
+            *full_table(RESULTS),
+            *_robust(),
+            *_whole_run(),
+            *_speed(),
+            *_chaos(),
+            *_service(),
+        ]
     )
 
 
@@ -252,30 +262,7 @@ def _speed() -> list[str]:
             "Five students trained together are so many times as fast as one after another, which "
             f"is why it is done on a GPU only: {ratios} (`batched_students.json`)."
         )
-    return found + _gpu_host()
-
-
-def _gpu_host() -> list[str]:
-    """Return what a GPU host reaches with the published model, beside a plain loop."""
-    if not (RESULTS / "gpu_host_cuda.json").exists():
-        return []
-    result = read_json(RESULTS / "gpu_host_cuda.json")
-    tune = " and ".join(
-        f"{row['ours']['steps_per_s']:.1f} steps a second at batch {row['batch_size']} "
-        f"({row['speedup']:.1f} times a plain loop of the published kind, "
-        f"{100 * row['ours']['share_of_matmul_rate']:.0f} % of the measured rate of matrix "
-        f"products, {row['ours']['peak_memory_gib']:.0f} GiB)"
-        for row in result["finetune"]
-    )
-    sample = " and ".join(
-        f"{row['ours']['images_per_s']:.1f} images a second at {row['num_steps']} steps "
-        f"({row['speedup']:.0f} times one image at a time)"
-        for row in result["sampling"]
-    )
-    return [
-        f"On {result['environment']['gpu']}, {result['model']}, fine-tunes at {tune}, and samples "
-        f"with guidance at {sample} (`gpu_host_cuda.json`)."
-    ]
+    return found + gpu_host(RESULTS)
 
 
 def _one(name: str, images_per_class: str, rows: dict[str, Any]) -> str:
