@@ -34,12 +34,14 @@ def start_of(context: Context) -> dict[str, str | None]:
 
 def _preference(context: Context) -> str:
     """Return by which scores validation preferred the real start."""
-    starts = context.facts("refine")["starts"]
+    facts = context.facts("refine")
+    starts, gain = facts["starts"], facts["gain"]
     best = {start: facts["set_scores"][facts["kept"]] for start, facts in starts.items()}
     return (
         "students of them did better on the validation split (robust loss of the best set "
         f"{best['real']:.3f} from k-medoids of real images, {best['generated']:.3f} from generated "
-        "ones, refined alike); the generator's samples passed their check"
+        f"ones, refined alike; the difference has a standard error of {gain['error']:.3f}); the "
+        "generator's samples passed their check"
     )
 
 

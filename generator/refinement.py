@@ -10,9 +10,12 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from distillery.bundle.formation import decode_pictures
 from distillery.checkpoint import Checkpoint
@@ -33,7 +36,7 @@ from robust.matching_types import Parameterisation
 from robust.parameters import MultiFormation, Pixels, codec_latents
 from robust.proxy import train_proxy
 from robust.refine import RealImages, refine
-from robust.scoring import set_score
+from robust.scoring import Gain, score_gain, set_score
 
 MakeProxy = Callable[[int], Classifier]
 """Number of a proxy -> the trained network."""
@@ -53,11 +56,8 @@ class Refined:
     """Score of the start, then of each attempt; lower is better."""
     kept: int
     """Number of the attempt that was kept; 0 is the start."""
-
-    @property
-    def score(self) -> float:
-        """Score of the set that was kept, NaN where it cannot be used."""
-        return self.scores[self.kept] if math.isfinite(self.scores[self.kept]) else math.nan
+    validation_losses: np.ndarray
+    """Cross-entropy of each validation image by each student of the kept set, float32 (S, N)."""
 
 
 def best_of(scores: Sequence[float]) -> int:
@@ -110,11 +110,11 @@ def refine_images(
         on_progress: Told of each step; may raise `Cancelled`.
         codec: The base's autoencoder, where latents move.
     """
-    score = set_scorer(reals, config)
+    scorer = SetScorer(reals, config)
     moved = parameterisation_of(reals, config, codec)
     stored, labels = _stored(images, reals, config, moved), labels[:: moved.views]
     num_proxies = -(-config.refine.num_steps // config.refine.steps_per_proxy)
-    sets, scores = [stored], [score(stored, labels)]
+    sets, validated = [stored], [scorer.losses(stored, labels)]
     curves: list[list[float]] = [[]]
     steps, total = config.refine.num_steps, config.refine.num_steps * config.refine.num_attempts
     for attempt in range(1, config.refine.num_attempts + 1):
@@ -140,9 +140,10 @@ def refine_images(
                 )  # fmt: skip
         sets.append(refined)
         curves.append(losses)
-        scores.append(score(refined, labels))
+        validated.append(scorer.losses(refined, labels))
+    scores = [scorer.score(losses) for losses in validated]
     kept = best_of(scores)
-    return Refined(sets[kept], labels, curves[kept], scores, kept)
+    return Refined(sets[kept], labels, curves[kept], scores, kept, validated[kept].numpy())
 
 
 def _stored(
@@ -155,34 +156,53 @@ def _stored(
     return reals.normalisation.to_raw(packed).cpu().numpy()
 
 
-def set_scorer(reals: Reals, config: DistillConfig) -> Callable[[np.ndarray, np.ndarray], float]:
-    """Return the function that scores a whole set of stored images and labels; lower is better."""
-    validation, truth = reals.split("validation")
-    groups = cluster_within_classes(
-        validation[:].flatten(1).cpu().numpy(),
-        truth.cpu().numpy(),
-        clusters_per_class=config.proxy.num_clusters,
-        num_classes=reals.num_classes,
-        seed=derive_seed(config.seed, "validation-clusters"),
-    )
-    cluster_ids = torch.from_numpy(groups).to(reals.device)
-    student = config.evaluate.student
+class SetScorer:
+    """Scores whole sets by students of them, on the validation split; lower is better."""
 
-    def score(images: np.ndarray, labels: np.ndarray) -> float:
+    def __init__(self, reals: Reals, config: DistillConfig) -> None:
+        """Cluster the validation images."""
+        self._reals, self._config = reals, config
+        self._images, self._truth = reals.split("validation")
+        groups = cluster_within_classes(
+            self._images[:].flatten(1).cpu().numpy(),
+            self._truth.cpu().numpy(),
+            clusters_per_class=config.proxy.num_clusters,
+            num_classes=reals.num_classes,
+            seed=derive_seed(config.seed, "validation-clusters"),
+        )
+        self._clusters = torch.from_numpy(groups)
+        self._how: dict[str, Any] = {"num_classes": reals.num_classes, "config": config.proxy}
+
+    def losses(self, images: np.ndarray, labels: np.ndarray) -> Tensor:
+        """Return the cross-entropy of each validation image by each student, (S, N) on the CPU.
+
+        Args:
+            images: A whole set as stored, raw (P, C, H, W).
+            labels: Their classes, (P,).
+        """
+        reals, config = self._reals, self._config
         images = pictures_of(images, reals, config.refine.factor)
         targets = torch.from_numpy(labels).to(reals.device)
         targets = targets.repeat_interleave(config.refine.pictures_per_image)
 
-        def student_loss(number: int) -> float:
-            seed = derive_seed(config.seed, "set-score", number)
-            network = fit_classifier(reals, reals.normalised(images), targets, student, seed=seed)
-            logits = predict_logits(network, validation)
-            return set_score(logits, truth, cluster_ids, config=config.proxy)
+        def student(number: int) -> Tensor:
+            seed, recipe = derive_seed(config.seed, "set-score", number), config.evaluate.student
+            network = fit_classifier(reals, reals.normalised(images), targets, recipe, seed=seed)
+            logits = predict_logits(network, self._images)
+            return F.cross_entropy(logits, self._truth, reduction="none").cpu()
 
         with ThreadPoolExecutor(num_workers(config)) as pool:
-            return float(np.mean(list(pool.map(student_loss, range(config.refine.num_students)))))
+            return torch.stack(list(pool.map(student, range(config.refine.num_students))))
 
-    return score
+    def score(self, losses: Tensor) -> float:
+        """Return the mean group-robust loss over the students of a set."""
+        return float(np.mean([set_score(own, self._clusters, **self._how) for own in losses]))
+
+    def gain(self, one: Refined, other: Refined) -> Gain:
+        """Return by how much the other set's score is lower, and how sure that is."""
+        first, second = (torch.from_numpy(each.validation_losses) for each in (one, other))
+        seed = derive_seed(self._config.seed, "set-gain")
+        return score_gain(first, second, self._truth.cpu(), self._clusters, **self._how, seed=seed)
 
 
 def _attempt(

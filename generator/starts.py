@@ -4,7 +4,7 @@
 Both are refined by the same code, and validation chooses; the test split is never asked. No torch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Literal
 
 from generator.config import DistillConfig
@@ -38,15 +38,16 @@ def refined_starts(config: DistillConfig, *, is_fallback: bool = False) -> tuple
     return STARTS if config.evaluate.controls and not nothing_generated else own
 
 
-def kept_start(scores: Mapping[Start, float]) -> Start:
-    """Return the rival with the lower score; the generated one at a tie or where one is NaN.
+def kept_start(competing: Sequence[Start], *, is_real_better: bool) -> Start:
+    """Return the rival that becomes the result: of two the generated one unless real is better.
 
     Args:
-        scores: Robust validation loss of each rival's best set, NaN where it cannot be used.
+        competing: The rivals.
+        is_real_better: Whether the real start's best set is better beyond chance.
     """
-    if len(scores) == 1:
-        return next(iter(scores))
-    return "real" if scores["real"] < scores["generated"] else "generated"  # never with a NaN
+    if len(competing) == 1:
+        return competing[0]
+    return "real" if is_real_better else "generated"
 
 
 def start_word(config: DistillConfig, kept: Start, *, is_fallback: bool) -> Word:

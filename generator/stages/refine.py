@@ -22,11 +22,12 @@ from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, key_dict, to_dict
 from generator.real_start import has_enough, real_start
-from generator.refinement import Refined, refine_images
+from generator.refinement import Refined, SetScorer, refine_images
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals, refining_codec
 from generator.stages.score import CHOSEN, CLUSTERS, PROXY, num_chosen
 from generator.starts import Start, kept_start, refined_starts, rivals
+from robust.scoring import Gain
 
 REFINED, CURVE = "refined.safetensors", "curve.json"
 NAMES: Mapping[Start, str] = {
@@ -75,12 +76,15 @@ def run(context: Context) -> StageOutput:
     }
     refined = _refine_all(context, reals, clusters, sets)
     competing = [one for one in rivals(config, is_fallback=is_fallback) if one in refined]
-    kept = kept_start({start: refined[start].score for start in competing})
+    gain = None
+    if len(competing) > 1:
+        gain = SetScorer(reals, config).gain(refined["generated"], refined["real"])
+    kept = kept_start(competing, is_real_better=gain is not None and gain.is_beyond_chance())
     _write(context, sets[kept], refined[kept])
     told = {start: _facts(one) for start, one in refined.items()}
     return StageOutput(
-        _summary(config, sets[kept]["images"], refined, kept, competing),
-        {"start": kept, "starts": told, **told[kept]},
+        _summary(config, sets[kept]["images"], refined, kept, competing, gain),
+        {"start": kept, "starts": told, "gain": _gain_facts(gain), **told[kept]},
     )
 
 
@@ -137,7 +141,10 @@ def _checkpoint(context: Context, start: Start, attempt: int) -> Checkpoint:
 def _write_finished(path: Path, refined: Refined) -> None:
     """Write the set of a start with how it was chosen."""
     facts = {"losses": refined.losses, "scores": refined.scores, "kept": refined.kept}
-    arrays = {"images": refined.images, "labels": refined.labels}
+    arrays = {
+        "images": refined.images, "labels": refined.labels,
+        "validation_losses": refined.validation_losses,
+    }  # fmt: skip
     write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
 
 
@@ -146,8 +153,9 @@ def _read_finished(path: Path) -> Refined:
     arrays, metadata = read_tensors(path)
     facts = json.loads(metadata["facts"])
     return Refined(
-        arrays["images"], arrays["labels"], facts["losses"], facts["scores"], facts["kept"]
-    )
+        arrays["images"], arrays["labels"], facts["losses"], facts["scores"], facts["kept"],
+        arrays["validation_losses"],
+    )  # fmt: skip
 
 
 def _part_of(on_progress: OnProgress, number: int, count: int, message: str) -> OnProgress:
@@ -177,16 +185,29 @@ def _facts(refined: Refined) -> dict[str, Any]:
 
 def _summary(
     config: DistillConfig, start: np.ndarray, refined: Mapping[Start, Refined], kept: Start,
-    competing: Sequence[Start],
+    competing: Sequence[Start], gain: Gain | None,
 ) -> str:  # fmt: skip
     """Return the line that says which start was kept, by which scores, and how it moved."""
-    is_choice = len(competing) > 1
-    names = NAMES if is_choice else {**NAMES, "generated": "start"}
+    names = NAMES if gain is not None else {**NAMES, "generated": "start"}
     text = "robust validation loss of students: " + _told(names, refined, competing)
-    text += f": the {kept} start is kept" if is_choice else ""
+    text += "" if gain is None else f"; {_choice(kept, gain)}"
     text += _outcome(config, start, refined[kept])
     others = [one for one in refined if one not in competing]
     return text + (f"; for the table alone: {_told(NAMES, refined, others)}" if others else "")
+
+
+def _choice(kept: Start, gain: Gain) -> str:
+    """Return which start was kept and how sure it is that the real one is better or not."""
+    how = "beyond chance" if kept == "real" else "not better beyond chance"
+    return f"real less by {gain.value:.3f} ± {gain.error:.3f}, {how}: the {kept} start is kept"
+
+
+def _gain_facts(gain: Gain | None) -> dict[str, float | None] | None:
+    """Return what the record says of the gain of the real start; a NaN is None."""
+    if gain is None:
+        return None
+    facts = {"value": gain.value, "error": gain.error}
+    return {name: value if math.isfinite(value) else None for name, value in facts.items()}
 
 
 def _told(
@@ -215,4 +236,4 @@ def _outcome(config: DistillConfig, start: np.ndarray, refined: Refined) -> str:
     return f"{best}; pixels moved by {100 * moved:.1f} % of their range on average"
 
 
-STAGE = Stage("refine", 3, ("prepare", "base", "score"), settings, run)
+STAGE = Stage("refine", 4, ("prepare", "base", "score"), settings, run)

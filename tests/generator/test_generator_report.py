@@ -91,6 +91,7 @@ def context_of(
                 "generated": {"kept": 1, "set_scores": [1.2, 0.9]},
                 "real": {"kept": kept, "set_scores": [0.8, 0.7, 0.6]},
             },
+            "gain": {"value": 0.3, "error": 0.1},
         },
         "generate": {"fidelity": 0.5, "floor": 0.9},
     }
@@ -132,6 +133,7 @@ def test_real_images_that_validation_preferred_are_no_fallback(
     assert (start["word"], start["origin"]) == ("real_by_validation", origin)
     told = f"{score:.3f} from k-medoids of real images, 0.900 from generated ones, refined alike"
     assert start["reason"] is not None and told in start["reason"]
+    assert "a standard error of 0.100" in start["reason"]
 
 
 def test_images_that_nothing_replaced_need_no_reason(tmp_path: Path) -> None:

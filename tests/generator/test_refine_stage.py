@@ -95,7 +95,10 @@ def test_both_starts_are_refined_alike_and_validation_decides(
     output = refine.run(context)
     starts = output.facts["starts"]
     best = {s: starts[s]["set_scores"][starts[s]["kept"]] for s in ("generated", "real")}
-    assert output.facts["start"] == min(best, key=lambda start: best[start])
+    gain = output.facts["gain"]
+    assert gain["value"] == pytest.approx(best["generated"] - best["real"], rel=1e-4)
+    is_beyond_chance = gain["value"] > 2 * gain["error"]
+    assert output.facts["start"] == ("real" if is_beyond_chance else "generated")
     result, _ = read_tensors(context.folder / "refined.safetensors")
     sets = {s: read_tensors(context.folder / f"refined-{s}.safetensors")[0] for s in best}
     assert np.array_equal(result["images"], sets[output.facts["start"]]["images"])
@@ -111,11 +114,16 @@ def fake_refinement(monkeypatch: pytest.MonkeyPatch, **scores: list[float]) -> l
     """Let refinement move nothing and find these scores; returns which starts were asked for."""
     asked: list[str] = []
 
-    def refine_images(images: np.ndarray, labels: np.ndarray, *_: Any, **__: Any) -> Refined:
+    def refine_images(
+        images: np.ndarray, labels: np.ndarray, reals: Reals, *_: Any, **__: Any
+    ) -> Refined:
         start = "real" if len(asked) or "generated" not in scores else "generated"
         asked.append(start)
         kept = int(np.nanargmin(scores[start])) if not all(map(math.isnan, scores[start])) else 0
-        return Refined(images, labels, [0.5], scores[start], kept)
+        # where all losses are one number the score is three times that: mean and both tails
+        count = len(reals.split("validation")[1])
+        losses = np.full((2, count), scores[start][kept] / 3, np.float32)
+        return Refined(images, labels, [0.5], scores[start], kept, losses)
 
     monkeypatch.setattr(refine, "refine_images", refine_images)
     return asked
@@ -128,12 +136,13 @@ def test_the_line_tells_both_scores_and_which_start_is_kept(
     output = refine.run(context_of(asking(config, start="auto")))
     assert output.summary == (
         "robust validation loss of students: generated start 1.200, refined 0.900; real start "
-        "(k-medoids) 0.800, refined 0.700: the real start is kept; pixels moved by 0.0 % of their "
-        "range on average"
+        "(k-medoids) 0.800, refined 0.700; real less by 0.200 ± 0.000, beyond chance: the real "
+        "start is kept; pixels moved by 0.0 % of their range on average"
     )
     facts = output.facts
     assert (facts["start"], facts["kept"], facts["set_scores"]) == ("real", 1, [0.8, 0.7])
     assert facts["starts"]["generated"] == {"kept": 1, "set_scores": [1.2, 0.9]}
+    assert facts["gain"] == pytest.approx({"value": 0.2, "error": 0.0}, abs=1e-5)
 
 
 @pytest.mark.parametrize("generated", [[0.8, 0.7], [math.nan, math.nan]])

@@ -51,27 +51,15 @@ def test_nothing_is_refined_where_refinement_is_off() -> None:
         from_dict({"refine": {"start": "herding"}})
 
 
-@pytest.mark.parametrize(
-    ("generated", "real", "kept"),
-    [
-        (0.9, 0.7, "real"),
-        (0.7, 0.9, "generated"),
-        (0.7, 0.7, "generated"),
-        (math.nan, 0.7, "generated"),
-        (0.7, math.nan, "generated"),
-        (math.nan, math.nan, "generated"),
-    ],
-)
-def test_the_lower_score_is_kept_and_any_doubt_goes_to_the_generated_one(
-    generated: float, real: float, kept: str
-) -> None:
-    assert kept_start({"generated": generated, "real": real}) == kept
-    assert kept_start({"real": real, "generated": generated}) == kept
+@pytest.mark.parametrize("order", [BOTH, ("real", "generated")])
+def test_real_images_are_kept_only_where_they_are_better_beyond_chance(order: tuple) -> None:
+    assert kept_start(order, is_real_better=True) == "real"
+    assert kept_start(order, is_real_better=False) == "generated"
 
 
-def test_a_start_without_a_rival_is_kept_whatever_its_score() -> None:
-    assert kept_start({"real": math.nan}) == "real"
-    assert kept_start({"generated": 3.0}) == "generated"
+def test_a_start_without_a_rival_is_kept() -> None:
+    assert kept_start(REAL, is_real_better=False) == "real"
+    assert kept_start(GENERATED, is_real_better=False) == "generated"
 
 
 @pytest.mark.parametrize(
