@@ -81,9 +81,9 @@ class RefineConfig:
     enabled: bool = True
     """Off: the chosen images are the result."""
     start: Literal["auto", "generated", "real"] = "auto"
-    """`auto`: the chosen images and k-medoids of real ones are refined alike, and the real ones are
-    kept where they are better on validation beyond chance; `generated`, `real`: that start alone may
-    be kept."""
+    """`auto`: the chosen images and k-medoids of real ones are refined alike, and the real ones
+    are kept where they are better on validation beyond chance; `generated`, `real`: that start
+    alone may be kept."""
     objective: Literal["clusters", "dc", "dsa", "dm", "idm", "idc", "dream", "pdd"] = "clusters"
     """`clusters`: the means of each class and of each cluster around a synthetic image, seen by
     proxies. The others are published methods (`robust.methods`), with Adam and the steps and rate
