@@ -190,8 +190,8 @@ def _train(
     recent: list[Tensor] = []
     decay: float | Tensor = 0.0
 
-    def train_on(*drawn: Tensor) -> tuple[Tensor]:
-        loss = _loss(transformer, *drawn, alphas_cumprod)
+    def train_on(x0: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor) -> tuple[Tensor]:
+        loss = _loss(transformer, x0, noise, timesteps, rows, alphas_cumprod)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.parameters, MAX_GRADIENT_NORM)
         run.optimizer.step()

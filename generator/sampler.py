@@ -125,9 +125,11 @@ def sample_latents(
     scheduler = make_scheduler(sampler, alphas_cumprod.cpu(), num_steps)
     latents, rows = noise.to(device) * float(scheduler.init_noise_sigma), rows.to(device)
 
-    def estimate(*step: Tensor) -> tuple[Tensor]:
-        guidance = {"null_row": null_row, "guidance_scale": guidance_scale}
-        return (guided_eps(transformer, *step, **guidance),)
+    def estimate(latents: Tensor, timesteps: Tensor, rows: Tensor) -> tuple[Tensor]:
+        eps = guided_eps(
+            transformer, latents, timesteps, rows, null_row=null_row, guidance_scale=guidance_scale
+        )
+        return (eps,)
 
     network = Replayed(estimate, device, warmup=1, is_on=num_steps > FEWEST_RECORDED)
     with fast_linears(transformer), autocast(device, precision):

@@ -77,8 +77,10 @@ class AugmentDraw:
 
     def moved_to(self, device: torch.device) -> "AugmentDraw":
         """Return the draw on a device."""
-        numbers = (self.theta, self.colour, self.cutout_centre)
-        return AugmentDraw(*(one.to(device) for one in numbers), self.leaves_places())
+        return AugmentDraw(
+            self.theta.to(device), self.colour.to(device), self.cutout_centre.to(device),
+            self.leaves_places(),
+        )  # fmt: skip
 
 
 @lru_cache(maxsize=64)
