@@ -51,6 +51,7 @@ def main() -> None:
             for figure, target in TARGETS.get(images_per_class, {}).items()
         }
         table["full_data"] = reports[0]["full_data"]
+        table["starts"] = [report["start"]["word"] for report in reports]
         table["stage_effects"] = [report["stage_effects"] for report in reports]
         table["seconds"] = [report["seconds"] for report in reports]
         table["content_digests"] = [report["content_digest"] for report in reports]

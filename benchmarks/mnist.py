@@ -48,6 +48,7 @@ def main() -> None:
                 rows[1:1] = [row | names for row in ours]
             table[protocol] = rows
             print_table(f"IPC {images_per_class}, {protocol} labels", rows)
+        table["starts"] = [report["start"]["word"] for report in reports]
         table["stage_effects"] = [report["stage_effects"] for report in reports]
         table["seconds"] = [report["seconds"] for report in [*reports, *packed]]
         result["tables"][f"ipc{images_per_class}"] = table

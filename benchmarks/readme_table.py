@@ -47,7 +47,26 @@ def headline() -> str:
         "benchmarks.mnist`). Worst clusters, soft labels, corruptions, CIFAR-10 and speed: "
         "[docs/results.md](docs/results.md)."
     )
-    return "\n\n".join(["\n".join(lines), note, *_whole_run(), *_chaos()])
+    return "\n\n".join(["\n".join(lines), note, *_real_starts(), *_whole_run(), *_chaos()])
+
+
+def _real_starts() -> list[str]:
+    """Return where validation preferred real images, so that our row is a set of those."""
+    found = []
+    for _, name, tables in _tables():
+        for key, rows in tables:
+            starts = rows.get("starts", [])
+            real = starts.count("real_by_validation")
+            if real:
+                found.append(
+                    f"{name}, {key.removeprefix('ipc')} per class ({real} of {len(starts)} runs)"
+                )
+    if not found:
+        return []
+    return [
+        "Validation preferred real images to generated ones, so that Distillery's set is made of "
+        f"k-medoids of real images, in: {'; '.join(found)}."
+    ]
 
 
 def _tables() -> list[tuple[str, str, list[tuple[str, dict[str, Any]]]]]:
@@ -72,8 +91,9 @@ def table() -> str:
     for file, name, tables in _tables():
         parts += [_one(name, key.removeprefix("ipc"), rows) for key, rows in tables]
         command = f"`python -m benchmarks.{file.removesuffix('.json')}`"
-        machine = _machine(read_json(RESULTS / file))
-        parts.append(f"{command} on {machine} (`benchmarks/results/{file}`).")
+        result = read_json(RESULTS / file)
+        note = f" {result['note']}" if "note" in result else ""
+        parts.append(f"{command} on {_machine(result)} (`benchmarks/results/{file}`).{note}")
     return "\n\n".join(
         [
             *parts,
