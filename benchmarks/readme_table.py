@@ -32,14 +32,16 @@ def cell(figure: dict[str, Any] | None) -> str:
 def headline() -> str:
     """Return the README's table, hard labels and accuracy alone, and a few sentences."""
     columns = {
-        f"{name}, {key.removeprefix('ipc')} per class": {row["name"]: row for row in rows["hard"]}
+        f"{name}, {key.removeprefix('ipc')} per class": {row["label"]: row for row in rows["hard"]}
         for _, name, tables in _tables()
         for key, rows in tables
     }
-    labels = {name: row["label"] for rows in columns.values() for name, row in rows.items()}
+    names = {label: row["name"] for rows in columns.values() for label, row in rows.items()}
     lines = ["| trained on | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
-    for name, label in labels.items():
-        cells = [cell(rows[name]["accuracy"]) if name in rows else "" for rows in columns.values()]
+    for label, name in names.items():
+        cells = [
+            cell(rows[label]["accuracy"]) if label in rows else "" for rows in columns.values()
+        ]
         lines.append(f"| {f'**{label}**' if name == 'ours' else label} | {' | '.join(cells)} |")
     note = (
         "Test accuracy in % of students that saw these images and hard labels alone, mean ± "
