@@ -308,7 +308,8 @@ def test_pages_are_read_without_scripts(running: Running) -> None:
     page.set_scripts(False)
     try:
         page.goto(running.url + done["urls"]["page"])
-        assert page.run("document.querySelectorAll('#curves polyline').length") >= 3
+        # six steps of fine-tuning are one report, and one point is no curve
+        assert page.run("document.querySelectorAll('#curves polyline').length") >= 2
         assert page.run("document.querySelectorAll('#log li').length") > 10
         buttons = "[...document.querySelectorAll('button')].filter(b => b.offsetParent).length"
         assert page.run(buttons) == 0
