@@ -161,7 +161,7 @@ class Bench:
             features = torch.cat([constant_features(network, part) for part in parts])
         picks = []
         for label in range(NUM_CLASSES):
-            members = torch.nonzero(self.reals.labels == label)[:, 0]
+            members = self.reals.rows_of(label)
             rng = numpy_rng(seed, "start", label)
             if features is None:
                 rows = rng.permutation(len(members))[:per_class]

@@ -33,7 +33,7 @@ from distillery.seeds import derive_seed, numpy_rng
 from generator.config import DistillConfig
 from generator.controls import random_real
 from generator.plan import make_plan
-from generator.refinement import pictures_of, refine_images
+from generator.refinement import SetScorer, pictures_of, refine_images
 from generator.stage import run_stage
 from generator.stages import prepare
 from generator.stages.common import Reals
@@ -136,8 +136,8 @@ class Fold:
         start = random_real(self.reals, replace(config, images_per_class=pictures), 0)
         refined = refine_images(
             start.images, start.labels, self.reals, self.clusters, config,
-            seed=derive_seed(config.seed, "refine"), checkpoint=lambda _: None,
-            on_progress=ignore_progress,
+            scorer=SetScorer(self.reals, config), seed=derive_seed(config.seed, "refine"),
+            checkpoint=lambda _: None, on_progress=ignore_progress,
         )  # fmt: skip
         seconds = time.process_time() - began
         refine = config.refine

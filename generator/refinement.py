@@ -94,8 +94,9 @@ def pictures_of(images: np.ndarray, reals: Reals, factor: int) -> np.ndarray:
 
 def refine_images(
     images: np.ndarray, labels: np.ndarray, reals: Reals, clusters: np.ndarray,
-    config: DistillConfig, *, seed: int, checkpoint: Callable[[int], Checkpoint | None],
-    on_progress: OnProgress, codec: Codec | None = None,
+    config: DistillConfig, *, scorer: "SetScorer", seed: int,
+    checkpoint: Callable[[int], Checkpoint | None], on_progress: OnProgress,
+    codec: Codec | None = None,
 ) -> Refined:  # fmt: skip
     """Return the best of the start and `config.refine.num_attempts` refinements of it.
 
@@ -105,12 +106,12 @@ def refine_images(
         reals: The prepared dataset.
         clusters: Cluster of each training image inside its class.
         config: The job's.
+        scorer: Of whole sets, for this config; one serves several starts.
         seed: Of proxies, real batches and augmentation.
         checkpoint: Number of an attempt -> where its state is kept, or None.
         on_progress: Told of each step; may raise `Cancelled`.
         codec: The base's autoencoder, where latents move.
     """
-    scorer = SetScorer(reals, config)
     moved = parameterisation_of(reals, config, codec)
     stored, labels = _stored(images, reals, config, moved), labels[:: moved.views]
     num_proxies = -(-config.refine.num_steps // config.refine.steps_per_proxy)

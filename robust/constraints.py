@@ -140,12 +140,11 @@ def class_covariances(maps: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     descriptors = maps.flatten(2)  # (N, C', P)
     channels, places = descriptors.shape[1:]
-    sizes = torch.bincount(labels, minlength=num_classes)
+    means, sizes = group_means(descriptors.flatten(1), labels, num_classes)
     # Classes side by side, short ones filled with zeros, so that one product serves all of them
     order = labels.argsort(stable=True)
     rows = labels[order]
     position = torch.arange(len(order), device=labels.device) - (sizes.cumsum(0) - sizes)[rows]
-    means, _ = group_means(descriptors.flatten(1), labels, num_classes)
     centred = (descriptors.flatten(1) - means[labels])[order]
     blocks = centred.new_zeros(num_classes, int(sizes.max()), channels * places)
     blocks = blocks.index_put((rows, position), centred)

@@ -74,11 +74,12 @@ def run(context: Context) -> StageOutput:
         start: chosen if start == "generated" else _real_start(context, reals, clusters)
         for start in _possible(config, reals, is_fallback=is_fallback)
     }
-    refined = _refine_all(context, reals, clusters, sets)
+    scorer = SetScorer(reals, config)
+    refined = _refine_all(context, reals, clusters, sets, scorer)
     competing = [one for one in rivals(config, is_fallback=is_fallback) if one in refined]
     gain = None
     if len(competing) > 1:
-        gain = SetScorer(reals, config).gain(refined["generated"], refined["real"])
+        gain = scorer.gain(refined["generated"], refined["real"])
     kept = kept_start(competing, is_real_better=gain is not None and gain.is_beyond_chance())
     _write(context, sets[kept], refined[kept])
     told = {start: _facts(one) for start, one in refined.items()}
@@ -114,8 +115,9 @@ def _real_start(context: Context, reals: Reals, clusters: np.ndarray) -> Arrays:
 
 
 def _refine_all(
-    context: Context, reals: Reals, clusters: np.ndarray, sets: Mapping[Start, Arrays]
-) -> dict[Start, Refined]:
+    context: Context, reals: Reals, clusters: np.ndarray, sets: Mapping[Start, Arrays],
+    scorer: SetScorer,
+) -> dict[Start, Refined]:  # fmt: skip
     """Return the best set of each start; one that a killed run has finished is read."""
     codec, found = refining_codec(context), {}
     for number, (start, arrays) in enumerate(sets.items()):
@@ -123,7 +125,7 @@ def _refine_all(
         if not path.exists():
             refined = refine_images(
                 arrays["images"], arrays["labels"], reals, clusters, context.config,
-                seed=derive_seed(context.config.seed, *SEEDS[start]),
+                scorer=scorer, seed=derive_seed(context.config.seed, *SEEDS[start]),
                 checkpoint=partial(_checkpoint, context, start),
                 on_progress=_part_of(context.on_progress, number, len(sets), MESSAGES[start]),
                 codec=codec,

@@ -16,7 +16,7 @@ from distillery.progress import ignore_progress
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, from_dict
 from generator.matching import constraints_of, matched, method_of
-from generator.refinement import refine_images
+from generator.refinement import SetScorer, refine_images
 from generator.stages.common import Reals
 from generator.stages.score import CHOSEN
 from robust.config import RefineConfig, constraint_weights
@@ -61,8 +61,8 @@ def test_constraints_stand_beside_the_default_objective_too(material) -> None:
     for weight in (0.0, 5.0):
         asked = _asking(config, covariance_weight=weight, num_steps=2, num_attempts=1)
         result = refine_images(
-            images, labels, reals, clusters, asked, seed=3, checkpoint=lambda _: None,
-            on_progress=ignore_progress,
+            images, labels, reals, clusters, asked, scorer=SetScorer(reals, asked), seed=3,
+            checkpoint=lambda _: None, on_progress=ignore_progress,
         )  # fmt: skip
         results.append(result)
     assert results[0].scores[0] == results[1].scores[0]
