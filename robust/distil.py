@@ -21,6 +21,7 @@ from distillery.errors import Cancelled, TrainingError
 from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed, torch_rng
+from robust.finite import read_finite
 from robust.matching_types import Batch, Method, Parameterisation
 from robust.moving_clusters import clusters_per_class
 from robust.networks import NetworkStream, Surroundings, open_networks
@@ -286,19 +287,11 @@ class _Run:
                 values.append((name, value))
             total = sum((value for _, value in values), images.new_zeros(()))
         gradient = torch.autograd.grad(total, self.values)[0]
-        self._check_finite([*values, ("the gradient", gradient.abs().amax())])
-        return float(total.detach()), gradient
-
-    def _check_finite(self, values: list[tuple[str, Tensor]]) -> None:
-        """Raise TrainingError for the first value that is not finite; waits for the device once."""
-        numbers = torch.stack([value.detach().float() for _, value in values]).tolist()
-        for (name, _), number in zip(values, numbers, strict=True):
-            if not math.isfinite(number):
-                raise TrainingError(
-                    f"{self.method.name}: {name} became {number} at step {len(self.losses)}: "
-                    f"lower the learning rate of {self.method.learning_rate:g}; "
-                    "the last good state is kept"
-                )
+        *_, loss = read_finite(
+            [*values, ("the gradient", gradient.abs().amax()), ("the loss", total)],
+            run=method.name, step=len(self.losses), learning_rate=method.learning_rate,
+        )  # fmt: skip
+        return loss, gradient
 
     def _hold(self, network: Classifier, part: _Part, turn: int) -> "_Held":
         """Return the real side of a turn for these classes; drawn once, then kept for it."""

@@ -22,6 +22,7 @@ from distillery.progress import OnProgress, Progress
 from distillery.seeds import torch_rng
 from robust.clusters import assign_to_centres
 from robust.config import RefineConfig
+from robust.finite import read_finite
 from robust.matching import mean_matching_loss
 from robust.matching_types import Batch, WeightedConstraint
 
@@ -159,16 +160,6 @@ def refine(
     return RefineResult(state.values.detach().clone(), state.losses)
 
 
-def _check_finite(value: Tensor, term: str, step: int, config: RefineConfig) -> None:
-    """Raise TrainingError for a term that is not finite."""
-    if not bool(torch.isfinite(value).all()):
-        worst = float(value.detach().sum())
-        raise TrainingError(
-            f"{term} of refine became {worst} at step {step}: lower its learning rate of "
-            f"{config.learning_rate}; the last good state is kept"
-        )
-
-
 def cosine_decay(step: int, num_steps: int) -> float:
     """Return the share of the learning rate at a step: from 1 down towards 0 (half a cosine)."""
     return 0.5 * (1 + math.cos(math.pi * step / num_steps))
@@ -186,11 +177,10 @@ def _refine_step(
     generator = torch_rng(seed, "refine", step)
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate * cosine_decay(step, config.num_steps)
-    classes = labels.unique()
     state.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    parts = classes.split(config.classes_per_step)
-    for part in parts:
+    terms: list[tuple[str, Tensor]] = []
+    losses: list[Tensor] = []
+    for part in labels.unique().split(config.classes_per_step):
         mine = torch.isin(labels, part)
         real_images, real_labels = reals.draw(part, config.reals_per_class, generator)
         images, own = decode(state.values[mine]), labels[mine].repeat_interleave(views)
@@ -202,21 +192,25 @@ def _refine_step(
             proxy, (real_images, real_labels), (images, own),
             num_classes=num_classes, cluster_weight=config.cluster_weight,
         )  # fmt: skip
-        _check_finite(loss, "the matching objective", step, config)
+        terms.append(("the matching objective", loss.detach()))
         sides = Batch(real_images, real_labels), Batch(images, own, step=step)
         for one in constraints:
             # Published weights stand beside DM's sum over classes and features; this is a mean
             scale = one.weight / (len(part) * proxy.head.in_features)
             value = scale * one.term(proxy, *sides, num_classes)
-            _check_finite(value, one.name, step, config)
+            terms.append((one.name, value.detach()))
             loss = loss + value
         loss.backward()
-        total += float(loss.detach())
+        losses.append(loss.detach())
     assert state.values.grad is not None
     # a step would spoil the images for good, whatever the loss
-    _check_finite(state.values.grad, "the gradient", step, config)
+    terms.append(("the gradient", state.values.grad.abs().amax()))
+    values = read_finite(
+        [*terms, *(("the loss", loss) for loss in losses)],
+        run="refine", step=step, learning_rate=config.learning_rate,
+    )  # fmt: skip
     state.optimizer.step()
-    return total / len(parts)
+    return sum(values[len(terms) :]) / len(losses)
 
 
 class _State:

@@ -135,7 +135,7 @@ def test_an_objective_that_is_not_finite_stops_and_the_last_good_state_is_kept(
         return proxy
 
     checkpoint = Checkpoint(tmp_path / "c", interval_s=0)
-    with pytest.raises(TrainingError, match=r"became nan at step 3: lower its learning rate of"):
+    with pytest.raises(TrainingError, match=r"became nan at step 3: lower the learning rate of"):
         run(reals, checkpoint=checkpoint, make_proxy=broken_from_proxy_1)
     loaded = checkpoint.load()
     assert loaded is not None and loaded[1]["step"] == 3
