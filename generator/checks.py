@@ -84,8 +84,9 @@ def check_start(config: DistillConfig, look: Look) -> None:
     if config.refine.start == "real" and count > look.smallest_class:
         raise ConfigError(
             f"a real start takes {count} training images of every class, one for each picture, "
-            f"and the smallest class has {look.smallest_class}: use fewer images per class, a "
-            "smaller refine.formation_factor, or leave refine.start at auto"
+            f"and the smallest class has {look.smallest_class}: use fewer images per class"
+            + (", refine.formation_factor 2" if config.refine.factor > 2 else "")
+            + ", or leave refine.start at auto"
         )
 
 

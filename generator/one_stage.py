@@ -61,7 +61,6 @@ def run_one_part(
     Raises:
         ValueError: If the stage has no part of this number.
     """
-    set_up(job)
     stage, context = _context(
         folder, job, name, cache=cache, on_progress=on_progress,
         checkpoint_interval_s=checkpoint_interval_s,
@@ -110,6 +109,7 @@ def _context(
     on_progress: OnProgress = ignore_progress, checkpoint_interval_s: float = 10.0,
 ) -> tuple[Stage, Context]:  # fmt: skip
     """Return a stage whose inputs are complete, and the context of its parts."""
+    set_up(job)  # before an input that someone has cleaned away is made again
     number = next(n for n, stage in enumerate(STAGES) if stage.name == name)
     done = walk(
         folder, job, cache=cache, until=STAGES[number - 1].name, on_progress=on_progress,

@@ -36,12 +36,14 @@ def _preference(context: Context) -> str:
     """Return by which scores validation preferred the real start."""
     facts = context.facts("refine")
     starts, gain = facts["starts"], facts["gain"]
+    check = "the generator's samples passed their check"
+    if not context.facts("generate")["floor"]:
+        check = "no check of the generator's samples was asked for"
     best = {start: facts["set_scores"][facts["kept"]] for start, facts in starts.items()}
     return (
         "students of them did better on the validation split (robust loss of the best set "
         f"{best['real']:.3f} from k-medoids of real images, {best['generated']:.3f} from generated "
-        f"ones, refined alike; the difference has a standard error of {gain['error']:.3f}); the "
-        "generator's samples passed their check"
+        f"ones, refined alike; the difference has a standard error of {gain['error']:.3f}); {check}"
     )
 
 

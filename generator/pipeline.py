@@ -182,7 +182,11 @@ def run_job(
 
 def set_up(job: Mapping[str, Any]) -> None:
     """Give this process the threads and the device that a job computes with."""
-    config: DistillConfig = from_dict(job["config"])
+    compute_as(from_dict(job["config"]))
+
+
+def compute_as(config: DistillConfig) -> None:
+    """Give this process the threads and the device of a complete configuration."""
     assert config.num_threads is not None  # the plan filled it in
     use_threads(config.num_threads)
     use_device(config.device or "cpu")

@@ -4,7 +4,6 @@ The request is a nested dict with the fields that the user set; everything else 
 `generator.defaults`. Plans are made once: a resumed job reads its stored configuration.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -137,11 +136,6 @@ def _device(asked: DistillConfig, machine: Machine) -> str:
 def look_at(config: DataConfig) -> Look:
     """Open the dataset and count it."""
     with open_source(config) as source:
-        given = Counter(item.split for item in source.items)
-        per_class = Counter(item.label for item in source.items if item.split in ("train", None))
-        share = 1.0 if given["train"] else 1 - config.test_fraction
-        share *= 1.0 if given["validation"] else 1 - config.validation_fraction
-        sizes = [int(per_class[label] * share) for label in range(len(source.class_names))]
         splits = [item.split for item in source.items]
         settled, notes = settle_given(splits)
         labels = np.array([item.label for item in source.items], np.int64)
@@ -149,7 +143,8 @@ def look_at(config: DataConfig) -> Look:
         counts = np.bincount(labels[train], minlength=len(source.class_names))
         fewest = int(counts.argmin())
         return Look(
-            survey(source), source.class_names, len(source.items), sum(sizes), min(sizes),
+            survey(source), source.class_names, len(source.items), len(train),
+            int(counts[fewest]),
             notes=(*source.notes, *notes),
             fewest_train=(source.class_names[fewest], int(counts[fewest])),
             given_splits=frozenset(split for split in settled if split),

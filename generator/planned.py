@@ -23,8 +23,9 @@ class Look:
     class_names: tuple[str, ...]
     num_images: int
     num_train: int
-    """About how many images will be in the train split."""
+    """Images of the train split, before corrupt ones are found."""
     smallest_class: int
+    """Training images of the class that has the fewest."""
     notes: tuple[str, ...] = ()
     """What was left out or read in a way that could surprise, a sentence each."""
     fewest_train: tuple[str, int] | None = None

@@ -38,6 +38,8 @@ from robust.proxy import train_proxy
 from robust.refine import RealImages, refine
 from robust.scoring import Gain, score_gain, set_score
 
+JUDGES = 4
+"""Students of each set where two starts compete: two alone hardly tell how far they spread."""
 MakeProxy = Callable[[int], Classifier]
 """Number of a proxy -> the trained network."""
 
@@ -174,13 +176,17 @@ class SetScorer:
         self._clusters = torch.from_numpy(groups)
         self._how: dict[str, Any] = {"num_classes": reals.num_classes, "config": config.proxy}
 
-    def losses(self, images: np.ndarray, labels: np.ndarray) -> Tensor:
+    def losses(
+        self, images: np.ndarray, labels: np.ndarray, numbers: Sequence[int] | None = None
+    ) -> Tensor:
         """Return the cross-entropy of each validation image by each student, (S, N) on the CPU.
 
         Args:
             images: A whole set as stored, raw (P, C, H, W).
             labels: Their classes, (P,).
+            numbers: Which students, each with a seed of its own; None: those of a score.
         """
+        numbers = range(self._config.refine.num_students) if numbers is None else numbers
         reals, config = self._reals, self._config
         images = pictures_of(images, reals, config.refine.factor)
         targets = torch.from_numpy(labels).to(reals.device)
@@ -193,17 +199,28 @@ class SetScorer:
             return F.cross_entropy(logits, self._truth, reduction="none").cpu()
 
         with ThreadPoolExecutor(num_workers(config)) as pool:
-            return torch.stack(list(pool.map(student, range(config.refine.num_students))))
+            return torch.stack(list(pool.map(student, numbers)))
 
     def score(self, losses: Tensor) -> float:
         """Return the mean group-robust loss over the students of a set."""
         return float(np.mean([set_score(own, self._clusters, **self._how) for own in losses]))
 
     def gain(self, one: Refined, other: Refined) -> Gain:
-        """Return by how much the other set's score is lower, and how sure that is."""
-        first, second = (torch.from_numpy(each.validation_losses) for each in (one, other))
+        """Return by how much the other set's score is lower, and how sure that is.
+
+        Each set gets further students, so that there are `JUDGES` of each.
+        """
+        first, second = self._judged(one), self._judged(other)
         seed = derive_seed(self._config.seed, "set-gain")
         return score_gain(first, second, self._truth.cpu(), self._clusters, **self._how, seed=seed)
+
+    def _judged(self, refined: Refined) -> Tensor:
+        """Return the losses of a kept set by all its students, (S, N)."""
+        known = torch.from_numpy(refined.validation_losses)
+        more = range(len(known), JUDGES)
+        if not more:
+            return known
+        return torch.cat([known, self.losses(refined.images, refined.labels, more)])
 
 
 def _attempt(

@@ -101,6 +101,11 @@ def _stage_warnings(context: Context) -> list[str]:
     found = data_warnings(facts, planned=context.job.get("warnings", []))
     if not context.facts("score")["proxy_is_sound"]:
         found.append(UNSOUND[context.facts("refine")["start"]])
+    if context.facts("score")["fallback"] and context.config.refine.start == "real":
+        found.append(
+            "the generator's samples failed their check; the result was to start from real images "
+            "in any case (refine.start real)"
+        )
     pictures = context.config.refine.pictures_per_image
     if pictures > 1:
         found.append(

@@ -133,8 +133,8 @@ class RefineConfig:
         check_counts("refine", self, *names, "classes_per_step", "num_attempts", "num_students")
         if self.start == "real" and not self.enabled:
             raise ConfigError(
-                "refine.start real would be ignored without refinement: leave it out, or leave "
-                "out --no-refine"
+                "refine.start real would be ignored without refinement: leave it out, or set "
+                "refine.enabled to true (no --no-refine)"
             )
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"refine.learning_rate must be above 0, got {self.learning_rate}")

@@ -96,9 +96,9 @@ def _asked(options: PretrainOptions) -> dict[str, Any]:
 
 def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Finished":
     """Plan, and run the stages prepare and base; returns the latter."""
-    from distillery.machine import probe, use_threads
+    from distillery.machine import probe
     from generator.choose_base import ASKED_FOR
-    from generator.pipeline import STAGES
+    from generator.pipeline import STAGES, compute_as
     from generator.plan import make_plan
     from generator.stage import run_stage
 
@@ -106,8 +106,7 @@ def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Fini
     if not as_json:
         planning.show_plan(err(settings), plan)
     config: DistillConfig = plan.config
-    assert config.num_threads is not None  # the plan filled it in
-    use_threads(config.num_threads)
+    compute_as(config)
     stages = [stage for stage in STAGES if stage.name in ("prepare", "base")]
     done: dict[str, Finished] = {}
     names = [stage.name for stage in stages]

@@ -80,8 +80,8 @@ _MADE: dict[Origin, tuple[str, str]] = {
 """(noun, what was done) of the introduction."""
 _STARTS = {
     "real": "The generator's samples failed their check, so real images took their place.",
-    "real_by_validation": "The generator's samples passed their check, but on the validation split "
-    "students of real images did better.",
+    "real_by_validation": "The generator's samples did not fail a check, but on the validation "
+    "split students of real images did better.",
     "real_by_request": "Real images were asked for.",
 }
 """Why images are real, by the metadata's `start`."""
@@ -132,6 +132,8 @@ def _introduction(dataset: DistilledDataset, source: str) -> str:
     colour = "colour" if channels == 3 else "grey"
     classes = "1 class" if len(dataset.classes) == 1 else f"{len(dataset.classes)} classes"
     noun, made = _MADE[dataset.origin]
+    if dataset.formation_factor > 1:
+        made = made.replace(", unaltered,", "")
     return (
         f"{_count(len(dataset), noun)} ({height} x {width}, {colour}) in {classes}, "
         f"{made} {plain(source)}: few enough to train a network in seconds.\n"

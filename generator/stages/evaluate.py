@@ -62,7 +62,7 @@ def run(context: Context) -> StageOutput:
         teacher = _teacher(context, reals) if labels == "soft" else None
         runs = judge_all(context, sets, protocol_students(context, setting, bench, teacher))
     rows = {
-        protocol: [_row(config, name, runs[protocol, name]) for name in named]
+        protocol: [_row(context, name, runs[protocol, name]) for name in named]
         for protocol, named in sets.items()
     }
     write_json(context.folder / RESULTS, rows)
@@ -163,15 +163,18 @@ def _refined_beside_ours(context: Context) -> list[tuple[str, str]]:
     return [(f"{start}_refined", refined_file(start)) for start in others]
 
 
-def _row(config: DistillConfig, name: str, runs: list[dict]) -> dict[str, Any]:
+def _row(context: Context, name: str, runs: list[dict]) -> dict[str, Any]:
     """Return one row of the report: mean and spread over the students of a set."""
-    row = {"name": name, "label": LABELS[name], "is_ours": name == "ours"}
+    config, label = context.config, LABELS[name]
+    if name == "selected" and context.facts("score")["fallback"]:
+        label = "chosen real images, not refined"
     pictures = config.refine.pictures_per_image
     if name in PACKED and pictures > 1:
-        row["label"] = f"{LABELS[name]}, {pictures} pictures in each image"
+        label = f"{label}, {pictures} pictures in each image"
+    row = {"name": name, "label": label, "is_ours": name == "ours"}
     return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
 
 
 STAGE = Stage(
-    "evaluate", 4, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
+    "evaluate", 5, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
 )

@@ -101,8 +101,8 @@ def _possible(config: DistillConfig, reals: Reals, *, is_fallback: bool) -> tupl
     if config.refine.start == "real":
         raise ConfigError(
             f"a real start takes {num_chosen(config)} training images of every class, and the "
-            "smallest has fewer: use fewer images per class, a smaller refine.formation_factor, "
-            "or leave refine.start at auto"
+            "smallest has fewer: use fewer images per class, or leave refine.start at "
+            "auto"
         )
     return tuple(start for start in starts if start != "real")
 
@@ -194,21 +194,26 @@ def _summary(
     text = "robust validation loss of students: " + _told(names, refined, competing)
     text += "" if gain is None else f"; {_choice(kept, gain)}"
     text += _outcome(config, start, refined[kept])
+    if config.refine.start == "auto" and "real" not in refined:
+        text += "; no real start: the smallest class has too few images to pack"
     others = [one for one in refined if one not in competing]
     return text + (f"; for the table alone: {_told(NAMES, refined, others)}" if others else "")
 
 
 def _choice(kept: Start, gain: Gain) -> str:
     """Return which start was kept and how sure it is that the real one is better or not."""
+    error = f" ± {gain.error:.3f}" if math.isfinite(gain.error) else ""
     how = "beyond chance" if kept == "real" else "not better beyond chance"
-    return f"real less by {gain.value:.3f} ± {gain.error:.3f}, {how}: the {kept} start is kept"
+    if math.isfinite(gain.value) and not error:
+        how = "which one validation image in a class cannot tell from chance"
+    return f"real less by {gain.value:.3f}{error}, {how}: the {kept} start is kept"
 
 
 def _gain_facts(gain: Gain | None) -> dict[str, float | None] | None:
     """Return what the record says of the gain of the real start; a NaN is None."""
     if gain is None:
         return None
-    facts = {"value": gain.value, "error": gain.error}
+    facts = {"value": gain.value, "error": gain.error, "freedom": gain.freedom}
     return {name: value if math.isfinite(value) else None for name, value in facts.items()}
 
 
@@ -238,4 +243,4 @@ def _outcome(config: DistillConfig, start: np.ndarray, refined: Refined) -> str:
     return f"{best}; pixels moved by {100 * moved:.1f} % of their range on average"
 
 
-STAGE = Stage("refine", 4, ("prepare", "base", "score"), settings, run)
+STAGE = Stage("refine", 5, ("prepare", "base", "score"), settings, run)

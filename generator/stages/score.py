@@ -202,6 +202,14 @@ def num_chosen(config: DistillConfig) -> int:
     return config.images_per_class * config.refine.pictures_per_image
 
 
+def _more_room(config: DistillConfig, candidates: Candidates) -> str:
+    """Return what else makes room for packed images, beside fewer of them."""
+    ways = ["refine.formation_factor 2"] * (config.refine.factor > 2)
+    if (candidates.seeds >= 0).all():  # samples; real images are as many as there are
+        ways.append("a larger generate.oversample")
+    return "".join(f" or {way}" for way in ways)
+
+
 def choose(
     config: DistillConfig, reals: Reals, features_of: Features, candidates: Candidates,
     clusters: np.ndarray, *, is_sound: bool,
@@ -223,7 +231,7 @@ def choose(
             raise ConfigError(
                 f"class {reals.dataset.class_names[label]!r} has {len(own)} candidates, but "
                 f"{config.images_per_class} packed images take {count}: use fewer images per "
-                "class, a smaller refine.formation_factor or a larger generate.oversample"
+                f"class{_more_room(config, candidates)}"
             )
         picks = np.arange(count)
         if is_sound:

@@ -63,6 +63,16 @@ def test_a_fallback_does_not_credit_the_generator() -> None:
     assert "refinement" in named and len(named) == 3
 
 
+def test_without_refinement_our_set_is_the_selection() -> None:
+    hard = [row(name, 0.8, 0.8) for name in ("ours", "fine_tuned", "plain_dit")]
+    told = {tuple(e["compared"]): e["stage"] for e in stage_effects({"hard": hard, "soft": []})}
+    assert told == {
+        ("plain_dit", "fine_tuned"): "fine-tuning", ("fine_tuned", "ours"): "selection",
+    }  # fmt: skip
+    fallback = stage_effects({"hard": hard, "soft": []}, is_fallback=True)
+    assert "selected real images, against samples" in fallback[1]["stage"]
+
+
 def test_a_real_start_is_held_against_the_generated_one_and_against_itself_unrefined() -> None:
     names = ("ours", "selected", "fine_tuned", "plain_dit", "k_medoids", "generated_refined")
     results = {"hard": [row(name, 0.8, 0.8) for name in names], "soft": []}
@@ -79,8 +89,9 @@ def test_a_real_start_is_held_against_the_generated_one_and_against_itself_unref
 
 
 def context_of(
-    folder: Path, *, fallback: bool, kept: int, enabled: bool = True, start: str = "generated"
-) -> Context:
+    folder: Path, *, fallback: bool, kept: int, enabled: bool = True, start: str = "generated",
+    floor: float = 0.9,
+) -> Context:  # fmt: skip
     """A finished job, as far as its images' origin goes."""
     facts: dict[str, Any] = {
         "score": {"fallback": fallback},
@@ -93,7 +104,7 @@ def context_of(
             },
             "gain": {"value": 0.3, "error": 0.1},
         },
-        "generate": {"fidelity": 0.5, "floor": 0.9},
+        "generate": {"fidelity": 0.5, "floor": floor},
     }
     for name, values in facts.items():
         (folder / name).mkdir()
@@ -133,6 +144,13 @@ def test_real_images_that_validation_preferred_are_no_fallback(
     assert (start["word"], start["origin"]) == ("real_by_validation", origin)
     told = f"{score:.3f} from k-medoids of real images, 0.900 from generated ones, refined alike"
     assert start["reason"] is not None and told in start["reason"]
+    assert start["reason"].endswith("the generator's samples passed their check")
+
+
+def test_samples_that_nobody_checked_are_not_said_to_have_passed(tmp_path: Path) -> None:
+    start = start_of(context_of(tmp_path, fallback=False, kept=1, start="real", floor=0.0))
+    assert start["reason"] is not None
+    assert start["reason"].endswith("no check of the generator's samples was asked for")
     assert "a standard error of 0.100" in start["reason"]
 
 

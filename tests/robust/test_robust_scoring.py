@@ -72,33 +72,61 @@ def gain_of(one: torch.Tensor, other: torch.Tensor, seed: int = 0) -> Gain:
     return score_gain(one, other, labels, labels, num_classes=2, config=PLAIN, seed=seed)
 
 
-def test_the_error_of_a_gain_is_that_of_a_mean_difference() -> None:
+def test_the_samples_part_of_an_error_is_that_of_a_mean_difference() -> None:
     generator = torch.Generator().manual_seed(0)
-    one = torch.rand(1, 400, generator=generator)
-    other = torch.rand(1, 400, generator=generator) - 0.1
+    one = torch.rand(1, 400, generator=generator).repeat(2, 1)  # equal students: no part of theirs
+    other = torch.rand(1, 400, generator=generator).repeat(2, 1) - 0.1
     gain = gain_of(one, other)
     assert gain.value == pytest.approx(3 * float((one - other).mean()), rel=1e-4)
-    by_formula = 3 * float((one - other).std()) / 400**0.5
-    assert gain.error == pytest.approx(by_formula, rel=0.15)
+    assert gain.freedom == math.inf
+    by_formula = 3 * float((one[0] - other[0]).std()) / 400**0.5
+    assert gain.error == pytest.approx(by_formula, rel=0.2)
     assert gain_of(one, other) == gain  # the same seed
     assert gain_of(one, other, seed=1).error != gain.error
 
 
-def test_losses_that_rise_and_fall_together_leave_no_error() -> None:
-    one = torch.rand(2, 50, generator=torch.Generator().manual_seed(0))
-    gain = gain_of(one, one - 0.25)
-    assert gain.value == pytest.approx(0.75, abs=1e-5)
-    assert gain.error < 1e-5
-    assert gain.is_beyond_chance()
+def test_the_students_part_of_an_error_by_hand() -> None:
+    one = torch.tensor([[1.0], [2.0], [3.0]]).expand(3, 8)  # scores 3, 6, 9: variance 9
+    other = torch.tensor([[1.0], [1.0], [1.0]]).expand(3, 8)
+    gain = gain_of(one, other)  # all samples alike: no part of theirs
+    assert gain.value == pytest.approx(3.0)
+    assert gain.error == pytest.approx((9 / 3) ** 0.5)
+    assert gain.freedom == pytest.approx(2.0)  # of one set alone, with three students
+    assert not gain.is_beyond_chance()  # 1.73 standard errors; t has 4.30
 
 
-def test_a_gain_within_chance_and_one_that_is_no_number_do_not_count() -> None:
+@pytest.mark.parametrize(("students", "samples"), [(1, 40), (4, 2)])
+def test_one_student_or_one_sample_of_a_class_tell_nothing_of_chance(
+    students: int, samples: int
+) -> None:
+    one = torch.rand(students, samples, generator=torch.Generator().manual_seed(0))
+    gain = gain_of(one + 10, one)
+    assert gain.value == pytest.approx(30.0, rel=1e-4)
+    assert math.isnan(gain.error) and not gain.is_beyond_chance()
+
+
+@pytest.mark.parametrize("samples", [4, 60])
+def test_chance_alone_seldom_gives_a_gain(samples: int) -> None:
+    """Both sets alike; the promise is 1 in 40 above, and so much noise of students is the worst."""
+    generator = torch.Generator().manual_seed(samples)
+
+    def losses() -> torch.Tensor:
+        student = torch.randn(4, 1, generator=generator)
+        return 0.5 * student + torch.randn(4, samples, generator=generator)
+
+    found = sum(gain_of(losses(), losses(), seed=n).is_beyond_chance() for n in range(60))
+    assert found <= 6  # 1.5 expected; 7 or more in one of a thousand
+
+
+def test_a_gain_that_is_no_number_does_not_count() -> None:
     assert not Gain(0.1, 0.06).is_beyond_chance()
     assert Gain(0.13, 0.06).is_beyond_chance()
+    assert not Gain(0.13, 0.06, freedom=3.0).is_beyond_chance()  # beyond 3.18 errors only
     assert not Gain(-1.0, 0.1).is_beyond_chance()
     assert not Gain(0.0, 0.0).is_beyond_chance()
     assert not Gain(math.nan, 0.1).is_beyond_chance()
     assert not Gain(0.1, math.nan).is_beyond_chance()
+    assert not Gain(0.1, 0.01, freedom=math.nan).is_beyond_chance()
 
 
 @pytest.mark.parametrize("tail_fraction", [0.0, 1.5])

@@ -81,12 +81,17 @@ def test_estimate_and_run_take_the_same_options(distillery: Command) -> None:
     assert options("run") - options("estimate") == {"--yes", "--base."} - options("estimate")
 
 
-def test_pretraining_leaves_a_base_that_a_run_finds(distillery: Command, tmp_path: Path) -> None:
+def test_pretraining_leaves_a_base_that_a_run_finds(
+    distillery: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[str] = []
+    monkeypatch.setattr("generator.pipeline.use_device", devices.append)
     target = tmp_path / "base"
     code, out, err = distillery("pretrain", "digits", *SLIVER, "--out", target)
     assert code == 0, err
     assert (target / "distillery.json").is_file() and (target / "transformer").is_dir()
     assert f"--base {target}" in out and "base: " in err
+    assert devices == ["cpu"]  # on a GPU its ordered operations: a shared key promises equal bytes
 
     code, out, _ = distillery("pretrain", "digits", *SLIVER, "--json")
     events = [json.loads(line) for line in out.splitlines()]

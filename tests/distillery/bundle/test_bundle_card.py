@@ -153,3 +153,11 @@ def test_the_card_says_why_images_are_real(
     dataset = make_dataset(origin="refined", metadata={"start": start})
     assert why in card_text(dataset, None)
     assert why not in card_text(make_dataset(metadata={"start": "generated"}), None)
+
+
+def test_packed_real_images_are_not_called_unaltered(
+    make_dataset: Callable[..., DistilledDataset],
+) -> None:
+    assert "unaltered" in card_text(make_dataset(origin="real"), None)
+    packed = make_dataset(origin="real", size=6, formation_factor=2, teacher_logits=None)
+    assert "unaltered" not in card_text(packed, None)
