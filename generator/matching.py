@@ -72,8 +72,11 @@ def method_of(reals: Reals, config: DistillConfig, *, seed: int) -> Method:
     method = method_for(
         refine.objective, config.images_per_class, image_size=reals.dataset.image_size
     )
-    if refine.robust:
-        method = robust_variant(method)
+    if refine.robust and config.proxy.robust:
+        method = robust_variant(
+            method, tail_fraction=config.proxy.tail_fraction,
+            min_cluster_size=config.proxy.min_cluster_size,
+        )  # fmt: skip
     augmentation = augmentation_of(config.evaluate.student)
     plan = replace(method.networks, batch_size=config.proxy.batch_size)
     if plan.augmentation is not None:

@@ -14,6 +14,8 @@ GRADIENT_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 
 """Outer and inner loops of gradient matching (DC, DSA) by images per class."""
 PROGRESSIVE_STAGES = {10: 5, 50: 5}
 """Stages of PDD by images per class; each distils an equal share of them."""
+CLUSTER_WEIGHT = 1.0
+"""Default of `refine.cluster_weight`."""
 LATER = {"later": True}
 """Metadata of fields that came after jobs were kept: at its default such a field is no part of a
 stage's key, so that what was computed before it stays valid (`generator.config.key_dict`)."""
@@ -118,7 +120,7 @@ class RefineConfig:
     """Steps before the next proxy takes over."""
     proxy_steps: int = 60
     """Training steps of each proxy."""
-    cluster_weight: float = 1.0
+    cluster_weight: float = CLUSTER_WEIGHT
     """Weight of matching each cluster's mean beside the class's mean; 0: class means alone."""
     classes_per_step: int = 20
     """Classes refined together; memory does not grow beyond them."""
@@ -150,6 +152,12 @@ class RefineConfig:
             raise ConfigError(
                 f"refine.formation_factor must be 2 or 3, got {self.formation_factor}"
             )
+        if self.formation_factor != 2 and self.parameterisation != "multi_formation":
+            raise ConfigError(
+                f"refine.formation_factor {self.formation_factor} would be ignored, because images "
+                "are not packed: leave it out, or ask for refine.parameterisation multi_formation"
+            )
+        _check_cluster_weight(self)
         _check_constraints(self)
 
     @property
@@ -205,6 +213,18 @@ def constraint_weights(config: RefineConfig, images_per_class: int) -> Constrain
             "refine.covariance_weight and leave refine.constraint_weights at own"
         )
     return published_weights(images_per_class, config.objective, origin=origin)
+
+
+def _check_cluster_weight(config: RefineConfig) -> None:
+    """Raise ConfigError for a weight of clusters that is no weight, or that no objective reads."""
+    weight = config.cluster_weight
+    if not 0 <= weight < float("inf"):
+        raise ConfigError(f"refine.cluster_weight must be 0 or more, got {weight}")
+    if weight != CLUSTER_WEIGHT and config.objective != "clusters":
+        raise ConfigError(
+            f"refine.cluster_weight would be ignored by refine.objective {config.objective}: leave "
+            "it out, or use the objective clusters"
+        )
 
 
 def _check_constraints(config: RefineConfig) -> None:

@@ -28,6 +28,6 @@ def read_finite(
         if not math.isfinite(number):
             raise TrainingError(
                 f"{run}: {name} became {number} at step {step}: lower the learning rate of "
-                f"{learning_rate:g}; the last good state is kept"
+                f"{learning_rate:g}" + ("; the last good state is kept" if step else "")
             )
     return numbers

@@ -8,7 +8,7 @@ Zhao et al. (2021, DC), Zhao & Bilen (2021, DSA; 2023, DM), Zhao et al. (2023, I
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from distillery.data.augment import DSA, SINGLE_DSA, AugmentConfig
 from distillery.errors import ConfigError
@@ -182,18 +182,27 @@ def with_constraints(
     return replace(method, name=name, constraints=(*method.constraints, *added))
 
 
-def robust_variant(method: Method, preset: str = "default") -> Method:
+def robust_variant(method: Method, preset: str = "default", **changes: Any) -> Method:
     """Return the method with networks trained on real data by the group-robust objective.
 
     DM's networks are never trained; in its robust variant each is trained for 20 steps, then looked
     through for 10 iterations with one more step between them. DC's and DSA's are trained on the
     synthetic images; here they are trained on real ones instead, as the paper does it (for 20 steps
     where a network serves one iteration). The preset
-    `reference` enlarges the batches of that training to 256 images per class.
+    `reference` enlarges the batches of that training to 256 images per class. PDD keeps its stages
+    alone: its networks know real images then, not those of the earlier stages.
+
+    Args:
+        method: Any.
+        preset: Of `PRESETS`.
+        changes: Fields of the preset that are to be others.
+
+    Raises:
+        ConfigError: If there is no such preset.
     """
     if preset not in PRESETS:
         raise ConfigError(f"the preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    plan = replace(method.networks, robust=PRESETS[preset])
+    plan = replace(method.networks, robust=replace(PRESETS[preset], **changes))
     if plan.source == "random":
         plan = replace(
             plan, source="trained", warmup_steps=20, renew_every=10, steps=1, momentum=0.9,

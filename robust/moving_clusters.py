@@ -85,7 +85,10 @@ def _rank_in_class(centre_labels: Tensor) -> Tensor:
 
 def _kept(sizes: Tensor, centre_labels: Tensor, min_size: int) -> Tensor:
     """Say which centres stay: large enough, or the first of the largest of their class."""
-    own_class = centre_labels[:, None] == centre_labels[None, :]  # (S, S)
-    rivals = torch.where(own_class, sizes[None, :], -1)
+    _, own_class, counts = centre_labels.unique_consecutive(return_inverse=True, return_counts=True)
+    largest = sizes.new_zeros(len(counts)).scatter_reduce(0, own_class, sizes, "amax")
     places = torch.arange(len(sizes), device=sizes.device)
-    return (sizes >= min_size) | (rivals.argmax(1) == places)
+    candidates = torch.where(sizes == largest[own_class], places, len(sizes))
+    first = candidates.new_full((len(counts),), len(sizes))
+    first = first.scatter_reduce(0, own_class, candidates, "amin")
+    return (sizes >= min_size) | (places == first[own_class])

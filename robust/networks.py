@@ -290,10 +290,13 @@ class Trainee:
         logits = self.network.head(features)
         self._count(logits, batch.labels)
         losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        mine = torch.isin(centres.labels, batch.labels)  # other classes have no say
+        near = Batch(centres.images[mine], centres.labels[mine])
         with torch.no_grad():
-            around = self.network.features(centres.images)
+            parts = near.images.split(self._real_batch)
+            around = torch.cat([self.network.features(part) for part in parts])
             ids = cluster_around(
-                features, batch.labels, around, centres.labels,
+                features, batch.labels, around, near.labels,
                 clusters_per_class=self._around.num_centres, min_size=robust.min_cluster_size,
             )  # fmt: skip
         return robust(

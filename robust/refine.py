@@ -139,10 +139,10 @@ def refine(
     proxy: Classifier | None = None
     proxy_number = -1
     for step in range(state.step, config.num_steps):
-        if proxy is None or step // config.steps_per_proxy != proxy_number:
-            proxy_number = step // config.steps_per_proxy
-            proxy = make_proxy(proxy_number)
         try:
+            if proxy is None or step // config.steps_per_proxy != proxy_number:
+                proxy_number = step // config.steps_per_proxy
+                proxy = make_proxy(proxy_number)
             loss = _refine_step(
                 state, labels, reals, proxy, config, decode=decode, views=views,
                 augmentation=augmentation, num_classes=num_classes, background=background,

@@ -15,7 +15,7 @@ from distillery.evaluation.inputs import Split, Work
 from distillery.evaluation.pool import Figures, Trial
 from distillery.evaluation.protocols import BUFFER_SIZE
 from distillery.evaluation.student import train_student
-from distillery.evaluation.tables import first_of, run_rows
+from distillery.evaluation.tables import first_of, pictures_per_image, run_rows
 from distillery.seeds import derive_seed, numpy_rng
 
 NUM_ORDERS = 5
@@ -23,7 +23,7 @@ NUM_ORDERS = 5
 
 def continual_table(work: Work) -> list[dict[str, Any]]:
     """Return one row for each step of each network: accuracy on all classes seen so far."""
-    buffer = first_of(work.inputs.distilled, BUFFER_SIZE)
+    buffer = first_of(work.inputs.distilled, BUFFER_SIZE * pictures_per_image(work))
     seen = seen_classes(work.inputs.num_classes, work.setting.num_stages, work.seed)
     numbers = range(work.setting.num_repeats)
     trials = {

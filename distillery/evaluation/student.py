@@ -58,7 +58,7 @@ def train_student(
     generator = torch.Generator().manual_seed(derive_seed(seed, "train-student"))
     view = make_view(recipe.augmentation, training_set.normalisation, flip=flip)
     optimizer = make_optimizer(network, recipe)
-    loss = torch.zeros(())
+    losses: list[Tensor] = []
     for epoch in range(recipe.num_epochs):
         network.train()  # `on_epoch` may have measured it
         for group in optimizer.param_groups:
@@ -69,14 +69,23 @@ def train_student(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
+            losses.append(loss.detach())
         if on_epoch is not None:
             on_epoch(epoch + 1)
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"a student ended with a loss of {loss.item()} after {recipe.num_epochs} epochs at the "
-            f"protocol's rate of {recipe.learning_rate}: choose another network or other images"
-        )
+    _check_finite(losses, recipe)
     return network.eval()
+
+
+def _check_finite(losses: list[Tensor], recipe: Recipe) -> None:
+    """Raise TrainingError for the first step whose loss is not finite."""
+    lost = (~torch.isfinite(torch.stack(losses))).nonzero()
+    if len(lost):
+        step = int(lost[0])
+        raise TrainingError(
+            f"the loss of a student became {losses[step].item()} at step {step + 1} of "
+            f"{len(losses)} at the protocol's rate of {recipe.learning_rate}: choose another "
+            "network or other images"
+        )
 
 
 def batch_loss(

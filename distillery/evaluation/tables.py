@@ -93,6 +93,12 @@ def accuracy_table(work: Work) -> list[dict[str, Any]]:
     return [_row(network, network, runs[network], is_ours=True) for network in trials]
 
 
+def pictures_per_image(work: Work) -> int:
+    """Return how many pictures each stored image of the set holds; students see those."""
+    pictures = int(np.bincount(work.inputs.distilled.labels).max())  # of the largest class
+    return pictures // work.setting.case.images_per_class
+
+
 def ratio_table(work: Work) -> list[dict[str, Any]]:
     """Return rows for the first 1, 10, ... images of each class, and as many random real ones."""
     bench = bench_of(work.setting, work.inputs, work.device)
@@ -100,11 +106,10 @@ def ratio_table(work: Work) -> list[dict[str, Any]]:
     assert train is not None, "the table of ratios reads the train split"
     ipc = work.setting.case.images_per_class
     counts = [count for count in RATIOS if count < ipc] + [ipc]
-    pictures = int(np.bincount(distilled.labels).max()) // ipc  # of each packed image
     trials: dict[str, list[Trial]] = {}
     for network in work.setting.recipes:
         for count in counts:
-            ours = first_of(distilled, count * pictures)
+            ours = first_of(distilled, count * pictures_per_image(work))
             reals = random_reals(train, count, work.seed)
             for kind, image_set in (("distilled", ours), ("real", reals)):
                 name = f"{kind}-{count}"

@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from distillery.data.normalise import Images
-from distillery.errors import TrainingError
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.draws import StepDraw, augmented, draw_steps
-from distillery.evaluation.training import augmentation_of, on_device, step_generator, take_steps
+from distillery.evaluation.training import (
+    augmentation_of,
+    check_finite,
+    on_device,
+    step_generator,
+    take_steps,
+)
 
 MOST_TOGETHER = 5
 LARGEST_TOGETHER = 64
@@ -115,17 +120,5 @@ def train_classifiers(
 
     losses = take_steps(students.weights.values(), draws, losses_at, config, on_step)
     students.hand_back()
-    _check_finite(losses, config)
+    check_finite(losses, config)
     return [network.eval() for network in networks]
-
-
-def _check_finite(losses: Tensor, config: StudentConfig) -> None:
-    """Raise TrainingError that names the students whose last loss is not finite."""
-    broken = (~torch.isfinite(losses)).nonzero()[:, 0].tolist()
-    if broken:
-        names = ", ".join(str(number + 1) for number in broken)
-        raise TrainingError(
-            f"training classifier {names} of {len(losses)} ended with a loss of "
-            f"{losses[broken[0]].item()} after {config.num_steps} steps: lower its learning rate "
-            f"of {config.learning_rate}"
-        )

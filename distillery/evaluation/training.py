@@ -89,13 +89,30 @@ def train_classifier(
         batch = augmented(images[indices], draw, augmentation, fill=fill)
         return objective(network(batch), indices)
 
-    loss = take_steps(network.parameters(), draws, loss_of, config, on_step)
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"training a classifier ended with a loss of {loss.item()} after {config.num_steps} "
-            f"steps: lower its learning rate of {config.learning_rate}"
-        )
+    losses = take_steps(network.parameters(), draws, loss_of, config, on_step)
+    check_finite(losses[:, None], config)
     return network.eval()
+
+
+def check_finite(losses: Tensor, config: StudentConfig) -> None:
+    """Raise TrainingError that names the classifiers with a loss that is not finite, and the step.
+
+    Args:
+        losses: Of each step and classifier, (T, S).
+        config: Their recipe.
+    """
+    is_lost = ~torch.isfinite(losses)
+    if not bool(is_lost.any()):
+        return
+    step = int(is_lost.any(1).nonzero()[0])
+    lost = is_lost.any(0).nonzero()[:, 0].tolist()
+    which = ", ".join(str(number + 1) for number in lost)
+    which = f"classifier {which} of {losses.shape[1]}" if losses.shape[1] > 1 else "a classifier"
+    value = losses[step][is_lost[step]][0].item()
+    raise TrainingError(
+        f"training {which}: the loss became {value} at step {step + 1} of {config.num_steps}: "
+        f"lower its learning rate of {config.learning_rate}"
+    )
 
 
 def take_steps(
@@ -105,7 +122,7 @@ def take_steps(
     config: StudentConfig,
     on_step: Callable[[int], None] | None,
 ) -> Tensor:
-    """Move weights along the gradient of each draw's loss, and return the loss of the last one.
+    """Move weights along the gradient of each draw's loss and return the losses of all T steps.
 
     Args:
         weights: All that is trained.
@@ -118,16 +135,17 @@ def take_steps(
         weights, config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.num_steps)
-    loss = torch.zeros(())
+    losses = []
     for step, draw in enumerate(draws):
         loss = loss_of(draw)
+        losses.append(loss.detach())
         optimizer.zero_grad(set_to_none=True)
         loss.sum().backward()
         optimizer.step()
         schedule.step()
         if on_step is not None:
             on_step(step + 1)
-    return loss
+    return torch.stack(losses)
 
 
 def step_generator(seed: int) -> torch.Generator:

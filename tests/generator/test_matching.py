@@ -54,6 +54,16 @@ def test_a_published_method_moves_the_images(material, objective: str, robust: b
     assert (plan.robust is not None) == robust
 
 
+def test_networks_of_a_method_follow_the_settings_of_the_proxy(material) -> None:
+    _, _, reals, config = material
+    asked = _asking(config, objective="dm", robust=True)
+    asked = replace(asked, proxy=replace(asked.proxy, tail_fraction=0.5, min_cluster_size=7))
+    robust = method_of(reals, asked, seed=1).networks.robust
+    assert robust is not None and (robust.tail_fraction, robust.min_cluster_size) == (0.5, 7)
+    plain = replace(asked, proxy=replace(asked.proxy, robust=False))
+    assert method_of(reals, plain, seed=1).networks.robust is None
+
+
 def test_constraints_stand_beside_the_default_objective_too(material) -> None:
     images, labels, reals, config = material
     clusters = np.zeros(len(reals.split("train")[1]), np.int64)

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from robust.moving_clusters import choose_centres, cluster_around, clusters_per_class
+from robust.moving_clusters import (
+    _kept,
+    choose_centres,
+    cluster_around,
+    clusters_per_class,
+)
 
 FEATURES = torch.tensor([[0.0], [1.0], [9.0], [10.0], [0.2], [9.9]])
 LABELS = torch.tensor([0, 0, 0, 0, 1, 1])
@@ -71,3 +76,10 @@ def test_a_class_without_a_centre_is_refused() -> None:
         cluster_around(FEATURES, LABELS, CENTRES[:2], CENTRE_LABELS[:2], clusters_per_class=3)
     with pytest.raises(ValueError, match="2 centres, got J=1"):
         cluster_around(FEATURES, LABELS, CENTRES, CENTRE_LABELS, clusters_per_class=1)
+
+
+def test_which_centres_stay_by_hand() -> None:
+    sizes, labels = torch.tensor([1, 5, 4, 2, 2, 0, 0]), torch.tensor([0, 0, 0, 2, 2, 7, 7])
+    kept = _kept(sizes, labels, min_size=4)
+    # large enough; the first of the largest where none is
+    assert kept.tolist() == [False, True, True, True, False, True, False]

@@ -118,6 +118,21 @@ def test_clusters_form_around_as_many_images_as_asked(num_centres: int, monkeypa
     assert seen == [sorted([0, 1, 2] * num_centres)]
 
 
+def test_only_centres_of_the_classes_in_a_batch_go_through_the_network(monkeypatch) -> None:
+    robust = GroupRobust(min_cluster_size=1)
+    trainee = Trainee(NetworkPlan(source="trained", batch_size=5, robust=robust), _around(), 0)
+    seen: list[int] = []
+    plain = trainee.network.features
+    monkeypatch.setattr(trainee.network, "features", lambda x: seen.append(len(x)) or plain(x))
+    reals = _around().reals
+    batch = Batch(reals.images[:5], LABELS[:5])  # of class 0 alone
+    loss = trainee._robust_loss(robust, batch, _synthetic())
+    assert seen == [5, 4] and torch.isfinite(loss)
+    seen.clear()
+    trainee._robust_loss(robust, Batch(reals.images[::12], LABELS[::12]), _synthetic())
+    assert seen == [5, 5, 5, 2]  # no more at once than real images
+
+
 def test_cutmix_by_hand() -> None:
     """The loss is that of the mixed images, each label by the share of its pixels."""
     trainee = Trainee(NetworkPlan(source="trained", cutmix=True), _around(), 0)

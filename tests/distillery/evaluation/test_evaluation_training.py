@@ -100,7 +100,7 @@ def test_the_gradient_pulls_the_right_logit_up() -> None:
 
 def test_a_loss_that_is_not_finite_is_named(task: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, _ = task
-    with pytest.raises(TrainingError, match=r"loss of nan after 2 steps: lower its learning rate"):
+    with pytest.raises(TrainingError, match=r"became nan at step 1 of 2: lower its learning rate"):
         train_classifier(
             network(), images, lambda logits, _: logits.sum() * float("nan"),
             StudentConfig(network="convnet-d1-w8", num_steps=2), seed=0,

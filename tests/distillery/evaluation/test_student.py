@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distillery.data.normalise import Normalisation
 from distillery.errors import TrainingError
+from distillery.evaluation import student
 from distillery.evaluation.protocols import Recipe
 from distillery.evaluation.student import (
     TrainingSet,
@@ -48,16 +49,35 @@ def test_plain_loss_is_cross_entropy(blob_set: TrainingSet) -> None:
     torch.testing.assert_close(loss_of(blob_set, PLAIN, logits), expected)
 
 
-def test_a_cutmix_loss_weighs_both_labels_by_their_shares(blob_set: TrainingSet) -> None:
-    mixed = replace(PLAIN, cutmix=True)
-    labels = torch.tensor([0, 1, 0, 1])
-    training_set = replace(blob_set, images=blob_set.images[:4], labels=labels)
-    logits = torch.tensor([[0.0, 1.0]]).expand(4, 2)
-    losses = {round(float(loss_of(training_set, mixed, logits, seed)), 4) for seed in range(8)}
-    log_p = logits[0].log_softmax(0)
-    assert losses == {round(float(-(log_p[0] + log_p[1]) / 2), 4)}  # labels are half and half
-    only = replace(training_set, labels=torch.zeros(4, dtype=torch.int64))
-    torch.testing.assert_close(loss_of(only, mixed, logits), -log_p[0])
+def shown(monkeypatch: pytest.MonkeyPatch, partner: Tensor, share: float) -> None:
+    """Let CutMix give each image this partner and keep this share of it."""
+    monkeypatch.setattr(student, "cutmix", lambda images, _: (images, partner, share))
+
+
+def test_a_cutmix_loss_weighs_both_labels_by_their_shares(
+    blob_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown(monkeypatch, torch.tensor([1, 0]), 0.7)
+    training_set = replace(blob_set, images=blob_set.images[:2], labels=torch.tensor([0, 1]))
+    logits = torch.tensor([[0.0, 1.0], [3.0, 0.5]])
+    log_p = logits.log_softmax(1)
+    own, other = -(log_p[0, 0] + log_p[1, 1]) / 2, -(log_p[0, 1] + log_p[1, 0]) / 2
+    loss = loss_of(training_set, replace(PLAIN, cutmix=True), logits)
+    torch.testing.assert_close(loss, 0.7 * own + 0.3 * other)
+
+
+def test_stored_soft_labels_are_mixed_as_the_images_are(
+    blob_set: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown(monkeypatch, torch.tensor([1, 0]), 0.7)
+    teacher = torch.tensor([[4.0, 0.0], [-2.0, 6.0]])
+    logits = torch.tensor([[0.0, 1.0], [3.0, 0.5]])
+    stored = replace(blob_set, images=blob_set.images[:2], teacher_logits=teacher.half())
+    p, q = (teacher / 2).softmax(1), (logits / 2).softmax(1)
+    target = 0.7 * p + 0.3 * p[[1, 0]]
+    expected = (target * (target / q).log()).sum() / 2
+    loss = loss_of(stored, replace(PLAIN, cutmix=True, temperature=2.0), logits)
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_soft_loss_is_the_divergence_at_the_temperature(blob_set: TrainingSet) -> None:
@@ -139,5 +159,5 @@ def test_epochs_are_told_and_every_image_is_seen_once_an_epoch(blob_set: Trainin
 
 def test_a_loss_that_is_not_finite_is_named(blob_set: TrainingSet) -> None:
     recipe = replace(PLAIN, learning_rate=1e30, num_epochs=2)
-    with pytest.raises(TrainingError, match="after 2 epochs at the protocol's rate"):
+    with pytest.raises(TrainingError, match="became nan at step 2 of 6 at the protocol's"):
         train_student(small(), blob_set, recipe, seed=0, flip=False)

@@ -10,6 +10,7 @@ from test_tables import Blobs, work_of
 
 from distillery.errors import ConfigError
 from distillery.evaluation.continual import NUM_ORDERS, only, seen_classes
+from distillery.evaluation.harness import ImageSet
 from distillery.evaluation.inputs import Target, Work
 from distillery.evaluation.protocol_run import run_protocol
 from distillery.evaluation.protocols import Case, find_protocol
@@ -81,6 +82,22 @@ def test_a_row_for_each_step_with_the_spread_of_orders(blobs: Blobs, tmp_path: P
     assert [row["num_known_classes"] for row in rows] == [1, 2]
     assert rows[0]["accuracy"]["mean"] == 1.0  # one class to choose from
     assert len(rows[1]["accuracy"]["runs"]) == NUM_ORDERS and rows[1]["accuracy"]["mean"] > 0.8
+
+
+def test_the_buffer_holds_stored_images_whatever_they_pack(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = work_of(blobs, tmp_path, "continual", num_stages=2, num_epochs=1, num_repeats=1)
+    distilled = work.inputs.distilled
+    quartered = ImageSet(np.repeat(distilled.images, 4, 0), np.repeat(distilled.labels, 4))
+    work = replace(work, inputs=replace(work.inputs, distilled=quartered))
+    asked: list[int] = []
+    monkeypatch.setattr(
+        "distillery.evaluation.continual.first_of",
+        lambda images, count: asked.append(count) or images,
+    )
+    run_protocol(work)
+    assert asked == [80]  # 20 stored ones, four pictures in each
 
 
 def test_steps_that_do_not_fit_are_refused() -> None:
