@@ -138,14 +138,19 @@ class Table:
     clock: Clock
 
 
+def cell_name(iterations: int | None, name: str, seed: int) -> str:
+    """Return the name of a cell's files; a shortened schedule has its own."""
+    return f"{name}-{seed}" + (f"-{iterations}" if iterations else "")
+
+
 def distilled(table: Table, name: str, seed: int) -> dict[str, Any]:
     """Return a cell's decoded images with its costs; goes on where it was cut."""
-    folder = table.folder
-    path, costs = folder / f"set-{name}-{seed}.safetensors", folder / f"set-{name}-{seed}.json"
+    folder, cell = table.folder, cell_name(table.bench.iterations, name, seed)
+    path, costs = folder / f"set-{cell}.safetensors", folder / f"set-{cell}.json"
     if not costs.exists():
-        spent = folder / f"spent-{name}-{seed}.json"
+        spent = folder / f"spent-{cell}.json"
         before, began = read_json(spent)["seconds"] if spent.exists() else 0.0, time.monotonic()
-        checkpoint = Checkpoint(folder / f"state-{name}-{seed}.safetensors", interval_s=60.0)
+        checkpoint = Checkpoint(folder / f"state-{cell}.safetensors", interval_s=60.0)
         try:
             made = table.bench.make(
                 row_named(name), derive_seed(0, "full-table", seed), checkpoint=checkpoint,
@@ -179,7 +184,8 @@ def run_cell(table: Table, name: str, seed: int) -> None:
     )  # fmt: skip
     for architecture in table.setting.recipes:
         for number in range(table.setting.num_repeats):
-            path = table.folder / "figures" / f"{name}-{seed}-{architecture}-{number}.json"
+            cell = cell_name(table.bench.iterations, name, seed)
+            path = table.folder / "figures" / f"{cell}-{architecture}-{number}.json"
             if path.exists():
                 continue
             trial = student_trial(work, table.test, image_set, architecture, number, name=name)
@@ -200,6 +206,8 @@ def summary(folder: Path, architectures: tuple[str, ...]) -> dict[str, Any]:
         }  # fmt: skip
         for architecture in architectures:
             own = [f for f in figures if f["row"] == name and f["network"] == architecture]
+            furthest = max((f["iterations"] for f in own), default=0)
+            own = [f for f in own if f["iterations"] == furthest]
             row[architecture] = _means(own) if own else None
         reached = row[architectures[0]]
         if reached and row["target"]:
@@ -255,7 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
     result = {
         "rows": summary(options.folder, tuple(options.architectures)),
         "is_complete": is_complete,
-        "setting": fixed | {"per_class": options.per_class, "iterations": options.iterations},
+        "setting": fixed | {"per_class": options.per_class},
         "protocol": describe(setting),
     }
     shortened = options.iterations or options.epochs or options.per_class != 5000

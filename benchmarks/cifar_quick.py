@@ -25,7 +25,7 @@ from distillery.data.normalise import NormalisedImages
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.groups import test_groups
 from distillery.evaluation.harness import ImageSet, TestBench, judge
-from distillery.files import read_json, write_json
+from distillery.files import digest_json, read_json, write_json
 from distillery.machine import keep_large_buffers
 from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
@@ -112,6 +112,20 @@ def quick_bench(bench: Bench, judged: Split, cache: Path) -> TestBench:
     return TestBench(judged.labels, groups, NUM_GROUPS, NUM_CLASSES, bench.normalisation, views)
 
 
+def is_published_setting(options: argparse.Namespace) -> bool:
+    """Say whether the options are those of the committed table."""
+    is_whole = (options.seconds, options.epochs, options.per_class) == (60, 300, 1000)
+    return is_whole and not options.validation
+
+
+def cell_folder(options: argparse.Namespace) -> str:
+    """Return where finished cells lie: others for other settings, so that none are mixed."""
+    if is_published_setting(options):
+        return "cells"
+    setting = [options.seconds, options.epochs, options.per_class, options.validation]
+    return f"cells-{digest_json(setting)[:8]}"
+
+
 class Schedule:
     """Which cells are left, and whether the next one still fits the time."""
 
@@ -120,11 +134,12 @@ class Schedule:
         self.options = options
         self.cells = [(name, seed) for seed in range(options.seeds) for name in names]
         self.ends = time.monotonic() + 60 * options.minutes
-        (options.folder / "cells").mkdir(parents=True, exist_ok=True)
+        self.cell_folder = options.folder / cell_folder(options)
+        self.cell_folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, cell: tuple[str, int]) -> Path:
         """Return the file of a cell."""
-        return self.options.folder / "cells" / f"{cell[0]}-{cell[1]}.json"
+        return self.cell_folder / f"{cell[0]}-{cell[1]}.json"
 
     def finished(self) -> list[dict]:
         """Return the figures of all finished cells."""
@@ -191,8 +206,7 @@ def main() -> None:
         "judged_on": "validation" if options.validation else "test",
     }  # fmt: skip
     result = summary(schedule.finished(), setting)
-    published_setting = options.seconds == 60 and options.per_class == 1000
-    if published_setting and options.epochs == 300 and not options.validation:
+    if is_published_setting(options):
         save("cifar_quick.json", result)
     else:
         write_json(options.folder / "table.json", result)

@@ -129,7 +129,9 @@ class Bench:
 
     def judge(self) -> Classifier:
         """Return the network of centralisation; trained once, then read from the cache."""
-        path = self.cache / f"{self.setting.judge}-{len(self.reals.labels)}.safetensors"
+        path = self.cache / (
+            f"{self.setting.judge}-{len(self.reals.labels)}-{self.setting.judge_steps}.safetensors"
+        )
         if not path.exists():
             trained = self.train(self.setting.judge, self.setting.judge_steps, seed=1)
             weights = {name: w.cpu().numpy() for name, w in trained.named_parameters()}

@@ -55,7 +55,8 @@ def full_table(results: Path) -> list[str]:
         if row[networks[0]]:
             lines.append(_full_row(name, row, networks))
     command = result["environment"]["command"]
-    return ["\n".join(lines), f"`{command}` (`{path.name}`)."]
+    note = f" {result['note']}" if "note" in result else ""
+    return ["\n".join(lines), f"`{command}` (`{path.name}`).{note}"]
 
 
 def _full_row(name: str, row: dict[str, Any], networks: list[str]) -> str:
