@@ -31,6 +31,7 @@ from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.matching import constraints_of, matched
 from generator.stages.common import Reals, fit_classifier, num_workers
+from generator.starts import JUDGES
 from robust.clusters import cluster_within_classes
 from robust.matching_types import Parameterisation
 from robust.parameters import MultiFormation, Pixels, codec_latents
@@ -38,8 +39,6 @@ from robust.proxy import train_proxy
 from robust.refine import RealImages, refine
 from robust.scoring import Gain, score_gain, set_score
 
-JUDGES = 4
-"""Students of each set where two starts compete: two alone hardly tell how far they spread."""
 MakeProxy = Callable[[int], Classifier]
 """Number of a proxy -> the trained network."""
 

@@ -12,6 +12,8 @@ from generator.config import DistillConfig
 Start = Literal["generated", "real"]
 STARTS: tuple[Start, ...] = ("generated", "real")
 """The product's own first: it wins where nothing speaks for the other."""
+JUDGES = 4
+"""Students of each set where two starts compete: two alone hardly tell how far they spread."""
 Word = Literal["generated", "real", "real_by_validation", "real_by_request"]
 """What the bundle says: `real` alone means that the generator's samples failed their check."""
 

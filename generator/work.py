@@ -16,7 +16,7 @@ from generator.config import DistillConfig
 from generator.job_protocol import job_setting, student_steps
 from generator.planned import Look
 from generator.speeds import Speeds, StepCost, classifier_flops, nominal_speeds
-from generator.starts import refined_starts
+from generator.starts import JUDGES, refined_starts, rivals
 
 NUM_SHIFTS = 4
 """Versions of the test images that a student sees: clean, noise, blur, inverted."""
@@ -97,7 +97,8 @@ def work_of(
         "finetune": _finetune(config, num_classes, speeds) if config.finetune.enabled else 0.0,
         "generate": 0.2 + load + pool * (per_image + speeds.decode_s),
         "score": _proxy(config, config.proxy.num_steps, speeds) + 0.5,
-        "refine": len(refined_starts(config)) * _refine(config, num_classes, speeds),
+        "refine": len(refined_starts(config)) * _refine(config, num_classes, speeds)
+        + _contest(config, num_classes, speeds),
         "label": config.label.num_steps * teacher * config.label.enabled,
         "evaluate": _evaluate(config, look, speeds),
         "bundle": 1.0 + 2e-3 * num_classes * ipc,
@@ -127,7 +128,9 @@ def _proxy(config: DistillConfig, num_steps: int, speeds: Speeds) -> float:
 def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     """Return seconds of refining one start: proxies, steps over all images, scores of the sets."""
     refine = config.refine
-    proxies = math.ceil(refine.num_steps / refine.steps_per_proxy)
+    # DM looks through networks that are never trained; others train theirs for about as long
+    has_untrained = refine.objective == "dm" and not (refine.robust and config.proxy.robust)
+    proxies = 0 if has_untrained else math.ceil(refine.num_steps / refine.steps_per_proxy)
     # real images run forward only, a third of a training step; synthetic ones back to the pixels
     pictures = config.images_per_class * refine.pictures_per_image
     images = num_classes * (refine.reals_per_class / 3 + pictures)
@@ -135,10 +138,23 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
         images * speeds.classifier.image_s
     )
     attempt = proxies * _proxy(config, refine.proxy_steps, speeds) + steps
-    student = config.evaluate.student
-    batch = min(student.batch_size, num_classes * pictures)
-    score = refine.num_students * student.num_steps * speeds.classifier.of(batch)
+    score = refine.num_students * _student(config, num_classes, speeds)
     return refine.num_attempts * (attempt + score) + score  # the start is scored too
+
+
+def _student(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
+    """Return seconds of one student of a whole set."""
+    student = config.evaluate.student
+    pictures = config.images_per_class * config.refine.pictures_per_image
+    return student.num_steps * speeds.classifier.of(min(student.batch_size, num_classes * pictures))
+
+
+def _contest(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
+    """Return seconds of the further students that two competing starts are judged by."""
+    if not config.refine.enabled or len(rivals(config)) < 2:
+        return 0.0
+    further = max(0, JUDGES - config.refine.num_students)
+    return 2 * further * _student(config, num_classes, speeds)
 
 
 def _evaluate(config: DistillConfig, look: Look, speeds: Speeds) -> float:

@@ -81,6 +81,18 @@ def test_more_work_takes_longer(make_plan_of: Callable[..., Plan]) -> None:
     assert fast["evaluate"] < small["evaluate"] / 2
 
 
+def test_networks_that_are_never_trained_cost_nothing(make_plan_of: Callable[..., Plan]) -> None:
+    def seconds(**refine: Any) -> float:
+        return work(make_plan_of(refine={"start": "generated", **refine}))["refine"]
+
+    clusters, robust = seconds(), seconds(objective="dm", robust=True)
+    assert robust == pytest.approx(clusters)
+    plan = make_plan_of()
+    proxies = plan.config.refine.num_steps / plan.config.refine.steps_per_proxy
+    saved = 2 * proxies * 1.3 * plan.config.refine.proxy_steps * 0.01  # of two starts
+    assert seconds(objective="dm", robust=False) == pytest.approx(clusters - saved)
+
+
 def test_every_start_is_refined_in_its_own_stage_and_the_evaluation_refines_nothing(
     make_plan_of: Callable[..., Plan],
 ) -> None:
@@ -89,8 +101,9 @@ def test_every_start_is_refined_in_its_own_stage_and_the_evaluation_refines_noth
 
     alone = seconds("generated", controls=False)["refine"]
     for start in ("auto", "generated", "real"):
-        assert seconds(start, controls=True)["refine"] == pytest.approx(2 * alone)
-    assert seconds("auto", controls=False)["refine"] == pytest.approx(2 * alone)
+        students = 4 * 4.0 if start == "auto" else 0.0  # two further ones of each rival
+        assert seconds(start, controls=True)["refine"] == pytest.approx(2 * alone + students)
+    assert seconds("auto", controls=False)["refine"] == pytest.approx(2 * alone + 16.0)
     assert seconds("real", controls=False)["refine"] == pytest.approx(alone)
     student = make_plan_of().config.evaluate
     # ours, ours soft, plain, random, herding, k-medoids, fine-tuned, chosen, the other start

@@ -18,11 +18,12 @@ from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, from_dict
 from generator.controls import real_selections
 from generator.real_start import has_enough, real_start
-from generator.refinement import JUDGES, Refined
+from generator.refinement import Refined
 from generator.stage import Context, StageOutput
 from generator.stages import refine
 from generator.stages.common import Reals, open_reals
 from generator.stages.score import CHOSEN, CLUSTERS, PROXY
+from generator.starts import JUDGES
 from robust.scoring import Gain
 
 
