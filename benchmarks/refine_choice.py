@@ -1,10 +1,12 @@
-"""Which refinement should a job do by default? Objectives, constraints and packing on the digits.
+"""Which refinement should a job do by default? Objectives, constraints and packing.
 
     python -m benchmarks.refine_choice [--folder DIR] [--minutes 30] [--seeds 2]
+    python -m benchmarks.refine_choice --dataset ../shared/data/mnist --variants clusters dm
 
-The test split is not looked at. The other 1,197 images are cut into three folds: each in turn
-judges, and the rest is train and validation split of a job that refines the same random real
-images by each variant in turn (after refinement a generated start is no better, docs/method.md).
+Of the digits, or of another dataset, whose result is a file of its own. The test split is not
+looked at. The other images are cut into folds: each in turn judges (up to 200 images of a class),
+and the rest is train and validation split of a job that refines the same random real images by
+each variant in turn (after refinement a generated start is no better, docs/method.md).
 Variants differ in the fields of `refine` alone. A cell (variant, fold, seed) is a file; a run that
 was stopped goes on at the next cell. The choice is the variant whose accuracy on the held-out
 folds is highest, if it is ahead of the present default by more than two standard errors of the
@@ -40,6 +42,8 @@ from generator.stages.common import Reals
 from robust.clusters import cluster_within_classes
 
 NUM_FOLDS = 3
+JUDGED_PER_CLASS = 200
+"""At most so many images of a class judge; the digits' folds have 40."""
 STUDENTS = 3
 IMAGES_PER_CLASS = 10
 FIGURES = ("accuracy", "cluster_min")
@@ -75,21 +79,30 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/refine-choice"))
     parser.add_argument("--minutes", type=float, default=30.0, help="no cell begins after these")
+    parser.add_argument("--dataset", help="not the digits but what a job may name")
+    parser.add_argument("--folds", type=int, default=NUM_FOLDS, help="how many of the three judge")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--steps", type=int, help="of refinement, not the default's number")
     return parser.parse_args(arguments)
 
 
-def default_config(cache: Path) -> DistillConfig:
-    """Return the default configuration of a digits job on one thread."""
-    request = {"images_per_class": IMAGES_PER_CLASS, "num_threads": 1, "device": "cpu"}
+def default_config(cache: Path, dataset: str | None = None) -> DistillConfig:
+    """Return the default configuration of a job with a pixel base on one thread."""
+    request: dict[str, Any] = {
+        "images_per_class": IMAGES_PER_CLASS, "num_threads": 1, "device": "cpu",
+        "base": {"reference": "pixel"},
+    }  # fmt: skip
+    if dataset is not None:
+        request["data"] = {"dataset": dataset}
     return make_plan(request, cache=cache, machine=probe()).config
 
 
 def variant_of(default: DistillConfig, name: str, steps: int | None, seed: int) -> DistillConfig:
     """Return the configuration of a variant."""
-    changes = VARIANTS[name] | ({"num_steps": steps} if steps else {})
+    # whatever the default of this size is: a variant is the same everywhere
+    changes = {"objective": "clusters", "robust": True, **VARIANTS[name]}
+    changes |= {"num_steps": steps} if steps else {}
     return replace(default, seed=seed, refine=replace(default.refine, **changes))
 
 
@@ -103,7 +116,7 @@ def fold_of(whole: Dataset, fold: int) -> Dataset:
     for label in range(len(whole.class_names)):
         members = pool[whole.labels[pool] == label]
         members = numpy_rng(0, "refine-choice", label).permutation(members)
-        held = members[fold::NUM_FOLDS]
+        held = members[fold::NUM_FOLDS][:JUDGED_PER_CLASS]
         rest = members[~np.isin(members, held)]
         cut = len(rest) // 6
         for name, own in (("test", held), ("validation", rest[:cut]), ("train", rest[cut:])):
@@ -201,7 +214,7 @@ def work(
     """Return the cells of each variant and how many are missing; begins none after `ends`."""
     cells: dict[str, list[dict[str, Any]]] = {}
     missing = 0
-    for seed, name, fold in product(range(options.seeds), options.variants, range(NUM_FOLDS)):
+    for seed, name, fold in product(range(options.seeds), options.variants, range(options.folds)):
         path = options.folder / "cells" / f"{list(VARIANTS).index(name)}-{fold}-{seed}.json"
         if not path.exists() and time.monotonic() < ends:
             figures = folds[fold].cell(variant_of(default, name, options.steps, seed))
@@ -222,16 +235,16 @@ def main(arguments: list[str] | None = None) -> None:
     ends = time.monotonic() + 60 * options.minutes
     folder = options.folder
     (folder / "cells").mkdir(parents=True, exist_ok=True)
-    default = default_config(folder / "cache")
+    default = default_config(folder / "cache", options.dataset)
     done = run_stage(prepare.STAGE, default, {}, root=folder / "cache", on_progress=ignore_progress)
     whole = Dataset.load(done.folder)
-    folds = [Fold(fold_of(whole, number), default) for number in range(NUM_FOLDS)]
+    folds = [Fold(fold_of(whole, number), default) for number in range(options.folds)]
     cells, missing = work(options, default, folds, ends)
     result = summary(cells) | {
         "judged_on": "held-out folds of the images that are not test images",
-        "start": "random real images", "images_per_class": IMAGES_PER_CLASS,
-        "students": STUDENTS, "folds": NUM_FOLDS, "seeds": options.seeds, "steps": options.steps,
-        "missing_cells": missing,
+        "dataset": options.dataset or "digits", "start": "random real images",
+        "images_per_class": IMAGES_PER_CLASS, "students": STUDENTS, "folds": options.folds,
+        "seeds": options.seeds, "steps": options.steps, "missing_cells": missing,
     }  # fmt: skip
     for name, row in result["rows"].items():
         print(
@@ -239,7 +252,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     print(f"choice: {result['choice']}")
     if options.steps is None:
-        save("refine_choice.json", result)
+        name = f"_{Path(options.dataset).name}" if options.dataset else ""
+        save(f"refine_choice{name}.json", result)
     else:
         write_json(folder / "table.json", result)
 
