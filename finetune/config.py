@@ -105,6 +105,16 @@ class FinetuneConfig:
             raise ConfigError(f"finetune.ema_decay must be in [0, 1), got {self.ema_decay}")
 
 
+def check_precision(precision: str, device: str) -> None:
+    """Refuse half precision where nothing computes in it.
+
+    Raises:
+        ConfigError: If fp16 was asked for and the device, `cpu` or `cuda`, lacks it.
+    """
+    if precision == "fp16" and device == "cpu":
+        raise ConfigError("precision fp16 needs a GPU, got a CPU: use no or bf16")
+
+
 def _check_rates(part: str, learning_rate: float, label_dropout: float) -> None:
     """Raise ConfigError unless both rates can be used."""
     if not 0 < learning_rate < float("inf"):

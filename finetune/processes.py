@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from distillery.errors import ConfigError
+from finetune.config import check_precision
 from finetune.losses import Peers
 
 
@@ -22,8 +23,7 @@ class Processes:
         Raises:
             ConfigError: If the batch cannot be cut into equal parts, or the device lacks fp16.
         """
-        if precision == "fp16" and device.type == "cpu":
-            raise ConfigError("precision fp16 needs a GPU, got a CPU: use no or bf16")
+        check_precision(precision, device.type)
         if AcceleratorState._shared_state:
             # accelerate keeps device and precision of the first run of an interpreter for all later
             first = AcceleratorState()

@@ -6,6 +6,7 @@ Whatever is refused here would otherwise end a job late, or be passed over witho
 from distillery.data.config import DataConfig
 from distillery.errors import ConfigError, DataError
 from distillery.models.config import parse_classifier_name
+from finetune.config import check_precision
 from generator.base_choice import BaseChoice
 from generator.config import DistillConfig
 from generator.planned import Look
@@ -52,6 +53,16 @@ def check_base(asked: DistillConfig, choice: BaseChoice) -> None:
             f"--revision {asked.base.revision} would be ignored, because the base is no model of "
             "the Hub: leave it out, or name a Hub id with --base"
         )
+
+
+def check_device(config: DistillConfig) -> None:
+    """Refuse a precision of fine-tuning that the job's device lacks.
+
+    Raises:
+        ConfigError: If fine-tuning would end the job for it.
+    """
+    if config.finetune.enabled:
+        check_precision(config.finetune.precision, config.device or "cpu")
 
 
 def check_networks(config: DistillConfig) -> None:

@@ -223,6 +223,7 @@ def _smoke_of_small_images(situation: Situation) -> dict[str, Any]:
             "num_steps": 8,
             "steps_per_proxy": 4,
             "proxy_steps": 10,
+            "num_attempts": 1,
         },
         "label": {"num_steps": 30},
         "evaluate": {

@@ -120,30 +120,33 @@ def measure_speeds(
     if config.preset == "smoke" and config.device == "cpu" and size > TINY_PX:
         return nominal_prices(config, base)
     use_threads(config.num_threads)
+    device = config.device or "cpu"
     threads = f"{config.num_threads} thread" + "s" * (config.num_threads > 1)
+    where = threads if device == "cpu" else "the GPU"
     classifier = pricing.measure_classifier(
-        network, size, channels, num_classes, config.evaluate.student.augmentation
+        network, size, channels, num_classes, config.evaluate.student.augmentation, device
     )
-    classifier_basis = f"steps of {network}, timed now on {threads}"
+    classifier_basis = f"steps of {network}, timed now on {where}"
     if base.kind == "latent":
-        rate = pricing.measure_matmul_flops(config.device or "cpu")
+        rate = pricing.measure_matmul_flops(device)
         basis = f"operations over 60 % of the measured matmul rate, {rate / 1e9:.0f} GFLOP/s"
         analytic = pricing.analytic_speeds(
             base.transformer, base.vae, size, flops_per_s=0.6 * rate, classifier=classifier,
             basis=basis,
         )  # fmt: skip
         return replace(analytic, classifier_basis=classifier_basis)
-    dit = PixelDiTConfig.for_images(size, channels, num_classes)
-    if 3 * dit.flops_per_image() > pricing.CALIBRATION_FLOPS:  # one image alone takes too long
+    dit = PixelDiTConfig.of_transformer(base.transformer)
+    is_slow = 3 * dit.flops_per_image() > pricing.CALIBRATION_FLOPS
+    if device == "cpu" and is_slow:  # one image alone takes too long
         analytic = pricing.analytic_speeds(
             base.transformer, None, size, flops_per_s=pricing.NOMINAL_DIT_FLOPS,
             classifier=classifier, basis="operations over the rate of a nominal machine",
         )  # fmt: skip
         return replace(analytic, classifier_basis=classifier_basis)
-    train, forward = pricing.measure_dit(dit, config.base.pretrain.batch_size)
+    train, forward = pricing.measure_dit(dit, config.base.pretrain.batch_size, device)
     return Speeds(
         dit_train=train, dit_forward=forward, classifier=classifier, spread=1.5,
-        basis=f"steps of this very network, timed now on {threads}",
+        basis=f"steps of this very network, timed now on {where}",
         classifier_basis=classifier_basis,
     )  # fmt: skip
 

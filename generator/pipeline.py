@@ -24,6 +24,7 @@ from generator.config import DistillConfig, from_dict, to_dict
 from generator.entries import RECORD, note_use, record_of
 from generator.notes import note_stage
 from generator.planned import Plan
+from generator.same_job import differences, tell
 from generator.stage import Finished, Stage, run_stage, stage_key
 from generator.stages import (
     base,
@@ -69,10 +70,11 @@ def stored_job(
 
     Args:
         folder: Of the job.
-        request: What the user asked for.
+        request: What the user asked for; other words for the same job are the same job.
         may_replace: Also None for another job that has done nothing of its own yet.
 
     Raises:
+        ConfigError: If the request is not the job's own and cannot be read.
         JobError: If the folder holds another job, or files that are not ours.
     """
     path = folder / JOB_FILE
@@ -87,7 +89,8 @@ def stored_job(
         return None
     try:
         job = read_json(path)
-        known = job["schema"] == JOB_SCHEMA and isinstance(job["config"], dict)
+        parts = (job["config"], job["request"])
+        known = job["schema"] == JOB_SCHEMA and all(isinstance(part, dict) for part in parts)
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
@@ -95,12 +98,15 @@ def stored_job(
             f"{path} is not the record of a job of this version: name a new folder with --out, "
             "nothing was changed"
         )
-    if job["request_digest"] != request_digest(request):
-        if may_replace and not _has_begun(folder):
-            return None
+    if job["request_digest"] == request_digest(request):
+        return job
+    found = differences(job, request)
+    if found and may_replace and not _has_begun(folder):
+        return None
+    if found:
         raise JobError(
-            f"{folder} holds another job ({_describe(job.get('request', {}))}): name a new folder "
-            "with --out, or repeat that job's options to continue it"
+            f"{folder} holds another job ({_describe(job['request'])}), with {tell(found)}: name a "
+            "new folder with --out, or repeat that job's options to continue it"
         )
     return job
 

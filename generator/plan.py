@@ -24,6 +24,7 @@ from generator.bases import describe_mapping
 from generator.checks import (
     check_base,
     check_data,
+    check_device,
     check_networks,
     check_parameterisation,
     check_start,
@@ -71,6 +72,7 @@ def make_plan(
     choice = choose_base(asked, look, machine=machine, cache=cache, models=models, resolve=resolve)
     check_base(asked, choice)
     config = resolve(choice)
+    check_device(config)
     check_parameterisation(config, choice)
     check_start(config, look)
     check_networks(config)

@@ -1,17 +1,21 @@
 """Names that may leave this machine: no bundle tells where its maker keeps files."""
 
+import os
 from pathlib import PurePath
 from typing import Any
+
+from distillery.data.sources.hub import parse_hub_reference
 
 
 def public_name(reference: str) -> str:
     """Return a dataset's or base's own name, without the folders that lead to it.
 
-    A Hub id `org/name` and a built-in name stay as they are.
+    A built-in name stays as it is, and a Hub id `org/name` unless a file or folder here is meant.
     """
+    if parse_hub_reference(reference, None) is not None and not os.path.exists(reference):
+        return reference
     parts = PurePath(reference).parts
-    is_path = len(parts) > 2 or reference[:1] in "./~" or "\\" in reference
-    return parts[-1] if parts and is_path else reference
+    return parts[-1] if parts else reference
 
 
 def public_config(values: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from distillery.progress import OnProgress, Progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.matching import constraints_of, matched
-from generator.stages.common import Reals, fit_classifier, num_workers
+from generator.stages.common import Reals, fit_classifier, num_workers, rows_to_cluster
 from generator.starts import JUDGES
 from robust.clusters import cluster_within_classes
 from robust.matching_types import Parameterisation
@@ -166,7 +166,7 @@ class SetScorer:
         self._reals, self._config = reals, config
         self._images, self._truth = reals.split("validation")
         groups = cluster_within_classes(
-            self._images[:].flatten(1).cpu().numpy(),
+            rows_to_cluster(self._images),
             self._truth.cpu().numpy(),
             clusters_per_class=config.proxy.num_clusters,
             num_classes=reals.num_classes,

@@ -168,6 +168,14 @@ def _median_s(step: Callable[[], object], budget_s: float) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def _wait_for(device: str) -> None:
+    """Wait until the device has done what it was given: a GPU works on while Python returns."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 def measure_matmul_flops(device: str = "cpu") -> float:
     """Return the floating-point operations a second of a large float32 matrix product."""
     import torch
@@ -176,35 +184,41 @@ def measure_matmul_flops(device: str = "cpu") -> float:
 
     def product() -> None:
         torch.mm(matrix, matrix)
-        if device != "cpu":
-            torch.cuda.synchronize()
+        _wait_for(device)
 
     return 2 * MATMUL_SIZE**3 / _median_s(product, CALIBRATION_S / 2)
 
 
-def measure_dit(config: PixelDiTConfig, batch_size: int) -> tuple[StepCost, StepCost]:
-    """Time training steps and forward passes of a pixel DiT: (train, forward).
+def measure_dit(
+    config: PixelDiTConfig, batch_size: int, device: str = "cpu"
+) -> tuple[StepCost, StepCost]:
+    """Time training steps and forward passes of a pixel DiT on a device: (train, forward).
 
-    At most `batch_size` images a step, fewer where they are slow.
+    At most `batch_size` images a step, fewer where they are slow: on a CPU.
     """
     import torch
 
     from distillery.models.dit import build_pixel_dit, denoise
 
-    transformer = build_pixel_dit(config, 0)
-    batch_size = max(2, min(batch_size, int(CALIBRATION_FLOPS / 3 / config.flops_per_image())))
+    transformer = build_pixel_dit(config, 0).to(device)
+    if device == "cpu":
+        batch_size = min(batch_size, int(CALIBRATION_FLOPS / 3 / config.flops_per_image()))
+    batch_size = max(2, batch_size)
     shape = (batch_size, config.channels, config.image_size, config.image_size)
-    images, timesteps = torch.zeros(shape), torch.zeros(batch_size, dtype=torch.int64)
+    images = torch.zeros(shape, device=device)
+    timesteps = torch.zeros(batch_size, dtype=torch.int64, device=device)
     optimizer = torch.optim.AdamW(transformer.parameters(), fused=True)
 
     def train() -> None:
         denoise(transformer, images, timesteps, timesteps).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+        _wait_for(device)
 
     @torch.inference_mode()
     def forward() -> None:
         denoise(transformer, images, timesteps, timesteps)
+        _wait_for(device)
 
     train_s = _median_s(train, CALIBRATION_S)
     forward_s = _median_s(forward, CALIBRATION_S / 2)
@@ -216,22 +230,24 @@ def measure_dit(config: PixelDiTConfig, batch_size: int) -> tuple[StepCost, Step
 
 
 def measure_classifier(
-    name: str, image_size: int, channels: int, num_classes: int, augmentation: str
-) -> StepCost:
-    """Time training steps of a classifier at two batch sizes."""
+    name: str, image_size: int, channels: int, num_classes: int, augmentation: str,
+    device: str = "cpu",
+) -> StepCost:  # fmt: skip
+    """Time training steps of a classifier on a device, at two batch sizes."""
     import torch
 
     from distillery.evaluation.config import StudentConfig
     from distillery.evaluation.training import cross_entropy_objective, train_classifier
     from distillery.models.classifiers import build_classifier
 
-    network = build_classifier(name, channels, image_size, num_classes, 0)
+    network = build_classifier(name, channels, image_size, num_classes, 0).to(device)
 
     def seconds(batch_size: int) -> float:
-        images = torch.zeros(batch_size, channels, image_size, image_size)
-        objective = cross_entropy_objective(torch.zeros(batch_size, dtype=torch.int64))
+        images = torch.zeros(batch_size, channels, image_size, image_size, device=device)
+        labels = torch.zeros(batch_size, dtype=torch.int64, device=device)
+        objective = cross_entropy_objective(labels)
         recipe = StudentConfig(network=name, batch_size=batch_size, augmentation=augmentation)
-        clock = _StepClock(CALIBRATION_S / 2)
+        clock = _StepClock(CALIBRATION_S / 2, device)
         with contextlib.suppress(Cancelled):
             train_classifier(network, images, objective, recipe, seed=0, on_step=clock.tick)
         return clock.median_s()
@@ -244,12 +260,14 @@ def measure_classifier(
 class _StepClock:
     """Takes the times of a loop's steps; ends the loop when its budget is spent."""
 
-    def __init__(self, budget_s: float) -> None:
+    def __init__(self, budget_s: float, device: str) -> None:
+        self._device = device
         self._until = time.perf_counter() + budget_s
         self._ticks: list[float] = []
 
     def tick(self, step: int) -> None:
         """Note the end of a step; the first warmed up."""
+        _wait_for(self._device)
         self._ticks.append(time.perf_counter())
         if len(self._ticks) >= 3 and self._ticks[-1] >= self._until:
             raise Cancelled

@@ -70,8 +70,8 @@ def all_checks(settings: Settings) -> Iterator[Check]:
         yield Check("packages", "fail", f"not installed: {', '.join(missing)}", fix)
     yield _machine()
     yield _memory()
-    for name, place in (("disk of the cache", settings.cache), ("disk here", Path.cwd())):
-        yield _disk(name, place)
+    yield _disk("disk of the cache", settings.cache, "set DISTILLERY_CACHE to a folder elsewhere")
+    yield _disk("disk here", Path.cwd(), "name a folder on another disk with --out")
     yield _writable(settings.cache)
     yield _hub(settings)
     if not missing:
@@ -102,14 +102,14 @@ def _memory() -> Check:
     return Check("memory", "ok", size_text(total))
 
 
-def _disk(name: str, place: Path) -> Check:
+def _disk(name: str, place: Path, way_out: str) -> Check:
     above = (place.absolute(), *place.absolute().parents)
     free = shutil.disk_usage(next(path for path in above if path.exists())).free
     text = f"{size_text(free)} free in {place}"
     if free >= ENOUGH_DISK:
         return Check(name, "ok", text)
     status: Status = "warn" if free >= LEAST_DISK else "fail"
-    return Check(name, status, text, "free some, or set DISTILLERY_CACHE to a folder elsewhere")
+    return Check(name, status, text, f"free some, or {way_out}")
 
 
 def _writable(cache: Path) -> Check:

@@ -34,6 +34,7 @@ def verb(
     settings, asked = read_settings(), request_of(request)
     start_local()
     folder = expand_user(out_folder) if out_folder else default_folder(asked)
+    planning.check_early(asked, folder)
     plan, estimate = planning.make(asked, settings, folder)
     if as_json:
         write_event("estimate", planning.plan_event(plan, estimate))

@@ -8,7 +8,7 @@ import typer
 
 from app.cli.console import clean, out
 from app.cli.local import start_local
-from app.cli.verify import PathArgument
+from app.cli.verify import PathArgument, bundle_of
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
 from distillery.errors import ConfigError
@@ -40,7 +40,7 @@ def export_verb(
     settings = read_settings()
     if to == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ConfigError("Parquet needs pyarrow, which is not installed: pip install pyarrow")
-    data, target = read_bundle(expand_user(path)), expand_user(target)
+    data, target = read_bundle(bundle_of(path)), expand_user(target)
     (export_imagefolder if to == "imagefolder" else export_parquet)(data, target)
     text = f"{len(data)} images"
     if data.formation_factor > 1:

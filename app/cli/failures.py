@@ -29,6 +29,7 @@ SYSTEM_SENTENCES = {
     errno.EROFS: "the file system is read-only{at}: name another folder (--out, or "
     "DISTILLERY_CACHE for the cache)",
     errno.ENOTDIR: "a folder was expected, a file came{at}: name another folder",
+    errno.EEXIST: "a file or folder of that name is in the way{at}: name another folder",
     errno.EISDIR: "a file was expected, a folder came{at}",
     errno.ENAMETOOLONG: "a file name is too long{at}: name a shorter one",
     errno.ENOENT: "there is no such file or folder{at}",
@@ -79,7 +80,9 @@ def exit_code(error: BaseException) -> int:
     """Return the exit code of an expected error."""
     if isinstance(error, errors.Cancelled | KeyboardInterrupt):
         return 130
-    wrong_place = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT)
+    wrong_place = (
+        errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT,
+    )  # fmt: skip
     if isinstance(error, errors.ServiceError):
         return _service_exit_code(error)
     if isinstance(error, OSError):

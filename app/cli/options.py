@@ -1,7 +1,7 @@
 """The options that `run` and `estimate` share, and the request that they add up to.
 
 A request is a nested dict of the fields that the user set, and no others: what is left open is
-decided by the plan, and two requests are the same job when these dicts are equal.
+decided by the plan. `generator.same_job` says when two requests are the same job.
 """
 
 import dataclasses

@@ -25,6 +25,21 @@ ASK_FROM_S = 600.0
 ACCEPTED_FILE = "accepted-licences.json"
 
 
+def check_early(asked: dict[str, Any], folder: Path) -> None:
+    """Refuse what is plainly wrong with a new job before torch is imported, which takes seconds.
+
+    A job that is in its folder already may go on without its dataset.
+
+    Raises:
+        ConfigError, DataError: What `make` would say of it.
+    """
+    from distillery.data.sources.resolve import check_reference
+    from generator.config import from_dict
+
+    if not folder.exists():
+        check_reference(from_dict(asked).data)
+
+
 def make(
     asked: dict[str, Any], settings: Settings, folder: Path | None = None
 ) -> tuple["Plan", "Estimate"]:

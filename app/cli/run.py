@@ -53,6 +53,7 @@ def verb(
         asked = request_of(request)
         folder = expand_user(out_folder) if out_folder else default_folder(asked)
         start_local()
+        planning.check_early(asked, folder)
         with crashes_logged([folder, settings.cache]):
             _run(asked, folder, settings, as_json=as_json, yes=yes)
 

@@ -10,10 +10,9 @@ import typer
 
 from app.cli.console import clean, out
 from app.cli.display import write_event
-from app.cli.verify import PathArgument
+from app.cli.verify import PathArgument, bundle_of
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
-from distillery.files import expand_user
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +40,7 @@ def show_verb(
     Example: distillery show runs/digits-ipc10-seed0/bundle
     """
     settings = read_settings()
-    data = read_bundle(expand_user(path))
+    data = read_bundle(bundle_of(path))
     if as_json:
         write_event("bundle", facts(data))
         return

@@ -9,11 +9,15 @@ from app.cli.console import clean, err, out
 from app.cli.display import write_event
 from app.settings import read_settings
 from distillery.bundle.read import read_bundle
+from distillery.bundle.schema import FILE_NAME
 from distillery.errors import BundleError
 from distillery.files import expand_user
 
 PathArgument = Annotated[
-    Path, typer.Argument(metavar="PATH", help="distilled.safetensors, or the folder that holds it.")
+    Path,
+    typer.Argument(
+        metavar="PATH", help="distilled.safetensors, the folder that holds it, or that of a job."
+    ),
 ]
 
 
@@ -28,8 +32,13 @@ def verify_verb(
 
     Example: distillery verify runs/digits-ipc10-seed0/bundle
     """
-    settings, path = read_settings(), expand_user(path)
-    findings = _findings(path)
+    settings, path = read_settings(), bundle_of(path)
+    try:
+        findings = _findings(path)
+    except BundleError as error:
+        if as_json:
+            write_event("verify", {"path": str(path), "ok": False, "findings": [str(error)]})
+        raise
     data = None if findings else read_bundle(path)
     if as_json:
         fields = {"path": str(path), "ok": not findings, "findings": findings}
@@ -46,6 +55,14 @@ def verify_verb(
             err(settings).print(f"  {clean(finding)}", soft_wrap=True)
     if findings:
         raise BundleError(f"{path} is not a whole bundle: {len(findings)} finding(s)")
+
+
+def bundle_of(path: Path) -> Path:
+    """Return the bundle file or folder that a path names, which may be the folder of a job."""
+    path = expand_user(path)
+    if (path / "bundle").is_dir() and not (path / FILE_NAME).exists():
+        return path / "bundle"
+    return path
 
 
 def _findings(path: Path) -> list[str]:

@@ -136,7 +136,7 @@ def verify_folder(path: Path) -> list[str]:
     """Return what is wrong with a bundle folder, one sentence each; nothing when it is whole.
 
     Every file is hashed against `SHA256SUMS`, the bundle is read by the strict reader, and the
-    manifest must speak of the same content. No file outside the folder is opened.
+    manifest must speak of the same content and files. No file outside the folder is opened.
     """
     if not path.is_dir():
         return [f"{path} is not a folder."]
@@ -147,16 +147,17 @@ def verify_folder(path: Path) -> list[str]:
     ]
     if findings:
         return findings
-    findings += _sum_findings(path)
+    digests = _digests(path)
+    findings += _sum_findings(path, digests)
     try:
         dataset = read_bundle(path)
     except BundleError as error:
         return [*findings, f"{error}."]
-    return findings + _manifest_findings(path, dataset)
+    return findings + _manifest_findings(path, dataset, digests, are_sums_right=not findings)
 
 
-def _sum_findings(path: Path) -> list[str]:
-    """Compare the files that are there with the lines of `SHA256SUMS`."""
+def _sum_findings(path: Path, digests: Mapping[str, str]) -> list[str]:
+    """Compare the digests of the files that are there with the lines of `SHA256SUMS`."""
     sums = path / SUMS_NAME
     if not sums.is_file():
         return [f"{SUMS_NAME} is missing, so no other file can be checked against it."]
@@ -166,8 +167,7 @@ def _sum_findings(path: Path) -> list[str]:
         if not separator or len(digest) != 64:
             return [f"{SUMS_NAME} line {number} is not a SHA-256 and a name."]
         listed[name] = digest
-    present = _digests(path)
-    present.pop(SUMS_NAME)
+    present = {name: digest for name, digest in digests.items() if name != SUMS_NAME}
     findings = [f"{name} is missing." for name in sorted(listed.keys() - present.keys())]
     findings += [
         f"{name} is not listed in {SUMS_NAME}."
@@ -182,19 +182,40 @@ def _sum_findings(path: Path) -> list[str]:
     return findings
 
 
-def _manifest_findings(path: Path, dataset: DistilledDataset) -> list[str]:
-    """Compare the manifest's claims with the bundle."""
+def _manifest_findings(
+    path: Path, dataset: DistilledDataset, digests: Mapping[str, str], *, are_sums_right: bool
+) -> list[str]:
+    """Compare the manifest's claims with the bundle and the files beside it."""
     try:
         manifest = read_json(path / MANIFEST_NAME)
         digest = manifest["content_digest"]
         names = tuple(entry["name"] for entry in manifest["classes"])
+        files = {
+            str(name): (str(entry["sha256"]), int(entry["size_bytes"]))
+            for name, entry in manifest["files"].items()
+        }
     except OSError:
         return [f"{MANIFEST_NAME} is missing."]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return [f"{MANIFEST_NAME} is not a manifest of a bundle."]
     findings = []
     if digest != dataset.content_digest:
         findings.append(f"{MANIFEST_NAME} speaks of other tensors than {FILE_NAME} holds.")
     if names != dataset.classes:
         findings.append(f"{MANIFEST_NAME} has another class table than {FILE_NAME}.")
+    if are_sums_right:  # else the checksums have told of the files already
+        findings += _file_findings(files, _sized(path, digests))
     return findings
+
+
+def _file_findings(
+    listed: Mapping[str, tuple[str, int]], present: Mapping[str, tuple[str, int]]
+) -> list[str]:
+    """Compare the manifest's digests and sizes with those of the files that are there."""
+    findings = [f"{name} is missing." for name in sorted(listed.keys() - present.keys())]
+    return findings + [
+        f"{name} was changed: {MANIFEST_NAME} says SHA-256 {listed[name][0]} and "
+        f"{listed[name][1]} bytes, it has {present[name][0]} and {present[name][1]}."
+        for name in sorted(listed.keys() & present.keys())
+        if listed[name] != present[name]
+    ]

@@ -141,6 +141,22 @@ class PixelDiTConfig:
             head_dim=head_dim,
         )
 
+    @classmethod
+    def of_transformer(cls, values: Mapping[str, Any]) -> "PixelDiTConfig":
+        """Return the network that `transformer_config` described, or a base's `config.json` does.
+
+        Its diffusion is not part of that, so schedule and length are the default ones.
+        """
+        return cls(
+            image_size=values["sample_size"],
+            channels=values["in_channels"],
+            num_classes=values["num_embeds_ada_norm"],
+            patch_size=values["patch_size"],
+            num_layers=values["num_layers"],
+            num_heads=values["num_attention_heads"],
+            head_dim=values["attention_head_dim"],
+        )
+
     @property
     def width(self) -> int:
         """Features of a token."""

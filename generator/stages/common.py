@@ -10,10 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from distillery.data.dataset import Dataset
-from distillery.data.normalise import Normalisation, NormalisedImages, measure_normalisation
+from distillery.data.normalise import (
+    Images,
+    Normalisation,
+    NormalisedImages,
+    measure_normalisation,
+)
 from distillery.errors import ModelError
 from distillery.evaluation.config import StudentConfig
-from distillery.evaluation.training import cross_entropy_objective, train_classifier
+from distillery.evaluation.training import (
+    cross_entropy_objective,
+    inference_batch,
+    train_classifier,
+)
 from distillery.machine import available_cores
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.class_rows import ClassMapping, initialise_rows
@@ -23,6 +32,9 @@ from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig
 from generator.public_names import public_name
 from generator.stage import Context
+
+CLUSTERED_PX = 32
+"""The largest side at which images are clustered."""
 
 
 def machine_settings(config: DistillConfig) -> dict[str, Any]:
@@ -90,6 +102,17 @@ def fit_classifier(
         background=reals.normalisation.background(), on_step=on_step,
     )  # fmt: skip
     return network
+
+
+def rows_to_cluster(images: Images) -> np.ndarray:
+    """Return normalised images (N, C, H, W) as the rows (N, D) that k-means compares.
+
+    Larger images are seen at 32 px: what counts is their colours and layout, not their texture.
+    """
+    side = min(images.shape[-1], CLUSTERED_PX)
+    parts = images.split(inference_batch(images.shape[-1]))
+    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(part, side) for part in parts])
+    return small.flatten(1).cpu().numpy()
 
 
 def open_reals(context: Context) -> Reals:

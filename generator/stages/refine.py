@@ -24,7 +24,13 @@ from generator.config import DistillConfig, key_dict, to_dict
 from generator.real_start import has_enough, real_start
 from generator.refinement import Refined, SetScorer, refine_images
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, machine_settings, open_reals, refining_codec
+from generator.stages.common import (
+    CLUSTERED_PX,
+    Reals,
+    machine_settings,
+    open_reals,
+    refining_codec,
+)
 from generator.stages.score import CHOSEN, CLUSTERS, PROXY, num_chosen
 from generator.starts import Start, kept_start, refined_starts, rivals
 from robust.scoring import Gain
@@ -51,7 +57,16 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "images_per_class": config.images_per_class,
         "seed": config.seed,
         **machine_settings(config),
+        **_clustering(config),
     }
+
+
+def _clustering(config: DistillConfig) -> dict[str, Any]:
+    """Return the side at which larger images are clustered for the scores.
+
+    Nothing for small ones: what was computed before larger ones were pooled stays valid.
+    """
+    return {"clustered_px": CLUSTERED_PX} if (config.image_size or 0) > CLUSTERED_PX else {}
 
 
 def refined_file(start: Start) -> str:

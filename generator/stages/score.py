@@ -23,7 +23,13 @@ from distillery.tensorfile import read_tensors, write_tensors
 from generator.config import DistillConfig, to_dict
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, machine_settings, open_reals, save_classifier
+from generator.stages.common import (
+    Reals,
+    machine_settings,
+    open_reals,
+    rows_to_cluster,
+    save_classifier,
+)
 from generator.stages.generate import POOL
 from generator.vision import OWN_FEATURES, load_vision_model
 from robust.clusters import cluster_within_classes
@@ -115,16 +121,10 @@ def _selects(context: Context, proxy: Proxy) -> bool:
 
 
 def real_clusters(context: Context, reals: Reals) -> np.ndarray:
-    """Return the cluster of each training image inside its class, by k-means on pixels.
-
-    Larger images are seen at 32 px: k-means compares their colours and layout, not their texture.
-    """
+    """Return the cluster of each training image inside its class, by k-means on pixels."""
     images, labels = reals.split("train")
-    side = min(images.shape[-1], 32)
-    parts = images.split(inference_batch(images.shape[-1]))
-    small = torch.cat([torch.nn.functional.adaptive_avg_pool2d(part, side) for part in parts])
     return cluster_within_classes(
-        small.flatten(1).cpu().numpy(),
+        rows_to_cluster(images),
         labels.cpu().numpy(),
         clusters_per_class=context.config.proxy.num_clusters,
         num_classes=reals.num_classes,

@@ -10,7 +10,7 @@ import pytest
 from distillery.data.survey import Survey
 from distillery.files import write_json
 from distillery.machine import Machine
-from distillery.models.config import PUBLISHED_BASES
+from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig
 from generator import speeds as pricing
 from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_values
@@ -255,6 +255,34 @@ def test_a_pixel_dit_whose_steps_take_long_is_counted_and_not_timed(
     config = from_dict(values)
     speeds = measure_speeds(config, describe_base(config, 10), 10, MACHINE)
     assert "nominal" in speeds.basis and speeds.dit_train.of(1) > 1.0
+
+
+def test_a_named_pixel_base_is_timed_itself_and_on_the_device_of_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed: list[tuple[Any, str]] = []
+
+    def dit(network: PixelDiTConfig, batch_size: int, device: str) -> tuple[StepCost, StepCost]:
+        timed.append((network, device))
+        return StepCost(0.0, 0.01), StepCost(0.0, 0.01)
+
+    def classifier(name: str, *rest: Any) -> StepCost:
+        timed.append((name, rest[-1]))
+        return StepCost(0.0, 0.01)
+
+    monkeypatch.setattr(pricing, "measure_dit", dit)
+    monkeypatch.setattr(pricing, "measure_classifier", classifier)
+    own = PixelDiTConfig(image_size=8, channels=1, num_classes=7, patch_size=2, num_layers=2)
+    base = BaseDescription(
+        kind="pixel", transformer=own.transformer_config(), vae=None, is_here=True
+    )
+    values = {"image_size": 8, "channels": 1, "num_threads": 2, "base": {"reference": "mine"}}
+    config = from_dict(values | {"device": "cuda"})
+    speeds = measure_speeds(config, base, 10, MACHINE)
+    assert timed == [(config.evaluate.student.network, "cuda"), (own, "cuda")]
+    assert speeds.basis.endswith("timed now on the GPU")
+    measure_speeds(replace(config, device="cpu"), base, 10, MACHINE)
+    assert [device for _, device in timed[2:]] == ["cpu", "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ def test_smoke_keeps_what_it_does_not_shrink() -> None:
     assert smoke["generate"]["oversample"] < full["generate"]["oversample"]
 
 
+@pytest.mark.parametrize("images_per_class", [1, 3, 10])
+def test_smoke_refines_once(images_per_class: int) -> None:
+    config = from_dict(
+        default_values(replace(DIGITS, preset="smoke", images_per_class=images_per_class))
+    )
+    assert (config.refine.num_steps, config.refine.num_attempts) == (8, 1)
+
+
 def test_guidance_never_rises_with_images_per_class() -> None:
     scales = [default_guidance("pixel", n) for n in range(1, 101)]
     assert scales == sorted(scales, reverse=True) and scales[0] > scales[-1] >= 1

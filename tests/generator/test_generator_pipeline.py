@@ -137,9 +137,18 @@ def test_a_folder_of_another_job_is_refused(smoke: SmokeJob) -> None:
     request = smoke.job["request"]
     assert stored_job(smoke.folder, request) == smoke.job
     before = sorted(smoke.folder.iterdir())
-    with pytest.raises(JobError, match=r"holds another job \(dataset digits, ipc 2\): name a new"):
+    with pytest.raises(
+        JobError,
+        match=r"holds another job \(dataset digits, ipc 2\), with seed 0 \(not 9\): name a new",
+    ):
         stored_job(smoke.folder, {**request, "seed": 9})
     assert sorted(smoke.folder.iterdir()) == before
+
+
+def test_the_same_job_in_other_words_goes_on(smoke: SmokeJob) -> None:
+    request = smoke.job["request"]
+    same = {**request, "seed": 0, "data": {"dataset": "digits"}, "channels": 1}
+    assert stored_job(smoke.folder, same) == smoke.job  # with the request that it began with
 
 
 def test_files_of_others_are_refused_and_left_alone(tmp_path: Path) -> None:

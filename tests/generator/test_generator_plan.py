@@ -203,6 +203,10 @@ def test_an_augmentation_that_was_named_stays_where_nothing_was_said_of_mirrorin
         ({"data": {"revision": "main"}}, "data.revision 'main' would be ignored"),
         ({"data": {"label_column": "y"}}, "data.label_column 'y' would be ignored"),
         ({"base": {"reference": "pixel", "revision": "v1"}}, "--revision v1 would be ignored"),
+        (
+            {"finetune": {"precision": "fp16"}},
+            "precision fp16 needs a GPU, got a CPU: use no or bf16",
+        ),
         ({"evaluate": {"student": {"network": "convnet-d9-w1"}}}, "use a depth of 3 or less"),
         ({"proxy": {"network": "convnet-d4-w1"}}, "proxy.network convnet-d4-w1 does not fit"),
         ({"proxy": {"learning_rate": -1}}, "proxy.learning_rate must be above 0, got -1"),
@@ -214,6 +218,10 @@ def test_what_would_be_ignored_or_fail_late_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(request_, cache=cache, machine=MACHINE)
+
+
+def test_a_precision_that_nothing_computes_in_is_left_alone(cache: Path) -> None:
+    assert plan(cache, finetune={"precision": "fp16", "enabled": False}).config.device == "cpu"
 
 
 def test_a_class_that_is_too_small_to_train_is_refused_with_the_flag(

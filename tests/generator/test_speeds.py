@@ -11,6 +11,7 @@ from distillery.models.classifiers import build_classifier
 from distillery.models.config import PixelDiTConfig
 from generator.speeds import (
     StepCost,
+    _StepClock,
     classifier_flops,
     measure_classifier,
     measure_dit,
@@ -79,3 +80,24 @@ def test_measurements_are_quick_and_positive() -> None:
     rate = measure_matmul_flops()
     assert time.monotonic() - started < 15  # about one second on a machine that is idle
     assert train.of(8) > forward.of(8) > 0 and step.of(64) > 0 and rate > 1e8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_timed_to_the_end_of_its_work() -> None:
+    config = PixelDiTConfig.for_images(32, 3, 10)
+    few, _ = measure_dit(config, 64, "cuda")
+    many, forward = measure_dit(config, 2048, "cuda")
+    # without waiting only the launches are timed, which are the same for any batch
+    assert many.of(2048) > 4 * few.of(64) and many.of(2048) > forward.of(2048) > 0
+    assert measure_classifier("convnet-d3-w64", 32, 3, 10, "dsa", "cuda").of(64) > 0
+
+
+def test_the_clock_is_read_when_the_gpu_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append("waited"))
+    clock = _StepClock(10.0, "cuda")
+    clock.tick(1)
+    assert waits == ["waited"]
+    _StepClock(10.0, "cpu").tick(1)
+    assert waits == ["waited"]

@@ -39,26 +39,47 @@ def open_source(config: DataConfig) -> Source:
         _refuse_revision(config)
         refuse_label_column(config)
         return open_digits()
+    path = _local(config.dataset)
+    if path is None:
+        hub = parse_hub_reference(config.dataset, config.revision)
+        if hub is None:
+            raise _not_found(config.dataset)
+        return open_hub(*hub, config)
+    _refuse_revision(config)
     try:
-        path = Path(config.dataset).expanduser().resolve()
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL inside, an unknown ~user
-        is_folder = is_file = False
-    if is_folder or is_file:
-        _refuse_revision(config)
-    try:
-        if is_folder:
+        if path.is_dir():
             return replace(_open_folder(path, config), licence=licence_of(path))
-        if is_file:
-            return _open_file(path, config)
+        return _open_file(path, config)
     except OSError as error:
         raise DataError(
             f"{path.name!r} cannot be read ({error.strerror}); check its permissions"
         ) from error
-    hub = parse_hub_reference(config.dataset, config.revision)
-    if hub is not None:
-        return open_hub(*hub, config)
-    raise DataError(f"no dataset {config.dataset[:200]!r} was found; a dataset is {UNDERSTOOD}")
+
+
+def check_reference(config: DataConfig) -> None:
+    """Refuse what is neither a file or folder here nor looks like a Hub id; opens nothing.
+
+    Raises:
+        DataError: If `open_source` could not find it either.
+        ConfigError: If two different revisions are named.
+    """
+    if config.dataset == "digits" or _local(config.dataset) is not None:
+        return
+    if parse_hub_reference(config.dataset, config.revision) is None:
+        raise _not_found(config.dataset)
+
+
+def _local(reference: str) -> Path | None:
+    """Return the file or folder that a reference names, None where there is none."""
+    try:
+        path = Path(reference).expanduser().resolve()
+        return path if path.is_dir() or path.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL inside, an unknown ~user
+        return None
+
+
+def _not_found(reference: str) -> DataError:
+    return DataError(f"no dataset {reference[:200]!r} was found; a dataset is {UNDERSTOOD}")
 
 
 def _refuse_revision(config: DataConfig) -> None:

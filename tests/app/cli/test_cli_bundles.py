@@ -53,6 +53,29 @@ def test_what_is_no_bundle_is_refused_in_one_sentence(
         assert err.splitlines()[-1].startswith("error: ") and "Traceback" not in err
 
 
+def test_a_broken_file_is_a_finding_of_the_json_too(
+    distillery: Command, bundle: Path, tmp_path: Path
+) -> None:
+    file = bundle / "distilled.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    for path in (file, tmp_path / "absent"):
+        code, out, err = distillery("verify", path, "--json")
+        facts = json.loads(out)
+        assert (code, facts["event"], facts["ok"], facts["path"]) == (2, "verify", False, str(path))
+        assert err == f"error: {facts['findings'][0]}\n" and len(facts["findings"]) == 1
+
+
+def test_the_folder_of_a_job_stands_for_its_bundle(
+    distillery: Command, write_bundle: Write, tmp_path: Path
+) -> None:
+    (write_bundle(tmp_path / "job" / "bundle") / "report.json").unlink()
+    code, out, _ = distillery("verify", tmp_path / "job")
+    assert code == 0 and out.startswith(f"ok: {tmp_path / 'job' / 'bundle'}\n")
+    assert "6: 3 classes x 2" in distillery("show", tmp_path / "job")[1]
+    export = ("export", tmp_path / "job", "--to", "imagefolder", tmp_path / "png")
+    assert "6 images" in distillery(*export)[1]
+
+
 def test_show_prints_classes_and_no_control_characters(distillery: Command, bundle: Path) -> None:
     code, out, _ = distillery("show", bundle)
     assert code == 0
@@ -91,6 +114,19 @@ def test_export_writes_a_new_folder_only(distillery: Command, bundle: Path, tmp_
     assert code == 0 and list((tmp_path / "pq").rglob("*.parquet"))
     code, _, err = distillery("export", bundle, "--to", "zip", tmp_path / "z")
     assert code == 2 and "imagefolder" in err
+
+
+def test_a_target_below_a_file_is_named_in_one_sentence(
+    distillery: Command, bundle: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.touch()
+    code, _, err = distillery("export", bundle, "--to", "parquet", notes / "new")
+    assert (code, err) == (
+        2, f"error: a file or folder of that name is in the way ({notes}): name another folder\n",
+    )  # fmt: skip
+    code, _, err = distillery("export", bundle, "--to", "parquet", notes / "new" / "er")
+    assert code == 2 and "a folder was expected, a file came" in err
 
 
 def test_reading_bundles_needs_no_torch_stack(bundle: Path) -> None:

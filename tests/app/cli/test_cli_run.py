@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from distillery.progress import Progress
 from generator.stage import Finished
 
 Command = Callable[..., tuple[int, str, str]]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -77,6 +80,18 @@ def test_another_job_is_not_overwritten(distillery: Command, work: list[Any]) ->
     Path("mine/thesis.txt").write_text("important")
     code, _, err = distillery("run", "--preset", "smoke", "--out", "mine")
     assert code == 2 and "holds no job" in err and Path("mine/thesis.txt").exists()
+
+
+def test_defaults_and_paths_in_other_words_show_the_same_job(
+    distillery: Command, work: list[Any], tmp_path: Path
+) -> None:
+    assert distillery("run", "--preset", "smoke", "--threads", 1, "--out", "job")[0] == 0
+    work.append(raises(AssertionError("a finished job is not run")))
+    same = ("digits", "--preset", "smoke", "--threads", 1, "--seed", 0, "--ipc", 10)
+    code, _, err = distillery("run", *same, "--out", "job")
+    assert code == 0 and "is complete" in err
+    code, _, err = distillery("run", *same, "--seed", 1, "--students", 2, "--out", "job")
+    assert code == 2 and "with evaluate.num_seeds 1 (not 2), seed 0 (not 1): name a new" in err
 
 
 def test_a_job_that_did_nothing_of_its_own_makes_room(distillery: Command, work: list[Any]) -> None:
@@ -228,6 +243,28 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert code == 2 and not out and says in err
     assert len(err.splitlines()) == 1 and err.startswith("error: ")
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("verb", ["run", "estimate"])
+@pytest.mark.parametrize(
+    ("option", "says"), [("d/ne/x", "no dataset 'd/ne/x'"), ("--ipc=0", "must be 1 to 1000, got 0")]
+)
+def test_what_is_plainly_wrong_is_refused_before_torch_is_imported(
+    tmp_path: Path, verb: str, option: str, says: str
+) -> None:
+    script = (
+        "import sys\n"
+        "from app.cli.main import run_command\n"
+        f"code = run_command([{verb!r}, {option!r}])\n"
+        "sys.exit(code if not {'torch', 'diffusers', 'sklearn'} & sys.modules.keys() else 99)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DISTILLERY_CACHE": str(tmp_path / "c")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_a_disk_that_is_too_small_is_refused_before_the_start(

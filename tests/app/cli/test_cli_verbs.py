@@ -1,6 +1,7 @@
 """doctor, estimate, pretrain and the command itself."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def test_the_doctor_says_what_to_mend(distillery: Command, monkeypatch: pytest.M
     assert "cannot be written" in out and "set DISTILLERY_CACHE" in out
     assert "warn  memory" in out
     assert err.startswith("error: jobs cannot run here yet: mend packages, ")
+
+
+def test_the_doctor_names_another_folder_for_the_disk_that_is_full(
+    distillery: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(doctor, "missing_packages", lambda: ["torch"])  # spares its timing
+    checks = {one["name"]: one for one in json.loads(distillery("doctor", "--json")[1])["checks"]}
+    assert checks["disk here"]["fix"] == "free some, or name a folder on another disk with --out"
+    assert "set DISTILLERY_CACHE" in checks["disk of the cache"]["fix"]
 
 
 def test_an_estimate_is_a_table_with_the_basis_of_each_figure(

@@ -9,9 +9,11 @@ import pytest
 
 from distillery.bundle import folder as folder_module
 from distillery.bundle.dataset import DistilledDataset
+from distillery.bundle.export import PARQUET_NAME
 from distillery.bundle.folder import verify_folder, write_bundle_folder
 from distillery.bundle.read import read_bundle
 from distillery.errors import BundleError
+from distillery.files import digest_file
 
 pytest.importorskip("pyarrow")
 
@@ -86,6 +88,31 @@ def edit_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+def make_sums_again(folder: Path) -> None:
+    """Let the checksums fit whatever is there now."""
+    names = [line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    there = [name for name in names if (folder / name).exists()]
+    lines = [f"{digest_file(folder / name)}  {name}\n" for name in there]
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
+def replace_parquet(folder: Path) -> None:
+    (folder / PARQUET_NAME).write_bytes(b"PAR1 of other images")
+    make_sums_again(folder)
+
+
+def remove_parquet(folder: Path) -> None:
+    (folder / PARQUET_NAME).unlink()
+    make_sums_again(folder)
+
+
+def drop_files(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = ["preview.png"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    make_sums_again(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "findings"),
     [
@@ -99,6 +126,9 @@ def edit_manifest(folder: Path) -> None:
         (lambda f: (f / "manifest.json").write_text("[" * 9), ["was changed", "not a manifest"]),
         (edit_manifest, ["manifest.json was changed", "speaks of other tensors"]),
         (lambda f: (f / "distilled.safetensors").unlink(), ["is missing", "is not a file"]),
+        (replace_parquet, [f"{PARQUET_NAME} was changed: manifest.json says SHA-256"]),
+        (remove_parquet, [f"{PARQUET_NAME} is missing"]),
+        (drop_files, ["manifest.json is not a manifest of a bundle"]),
         (make_link, ["passwd is a link"]),
     ],
 )

@@ -11,7 +11,7 @@ from distillery.data.config import DataConfig
 from distillery.data.source import check_class_names, class_table, clean_text, natural_key
 from distillery.data.sources.folder import open_folder
 from distillery.data.sources.layout import Entry, arrange
-from distillery.data.sources.resolve import open_source
+from distillery.data.sources.resolve import check_reference, open_source
 from distillery.errors import DataError
 
 
@@ -175,6 +175,13 @@ def test_a_pipe_named_like_an_image_does_not_block(tmp_path: Path) -> None:
 def test_an_unknown_reference_lists_what_is_understood(reference: str) -> None:
     with pytest.raises(DataError, match="a dataset is 'digits', a folder of class folders"):
         open_source(DataConfig(dataset=reference))
+    with pytest.raises(DataError, match="a dataset is 'digits', a folder of class folders"):
+        check_reference(DataConfig(dataset=reference))
+
+
+def test_a_reference_that_may_be_one_passes_the_first_look(tmp_path: Path) -> None:
+    for reference in ("digits", str(tmp_path), "org/name", "org/name@main"):
+        check_reference(DataConfig(dataset=reference))  # what is there or not, nothing is opened
 
 
 def test_an_empty_folder_is_explained(tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ SMALL = PixelDiTConfig(
 )
 
 
+def test_a_network_is_known_again_by_its_description() -> None:
+    described = SMALL.transformer_config()
+    assert PixelDiTConfig.of_transformer(described).transformer_config() == described
+
+
 @pytest.mark.parametrize("config", [SMALL, PixelDiTConfig.for_images(8, 1, 10)])
 def test_number_of_parameters_is_that_of_the_network(config: PixelDiTConfig) -> None:
     network = build_pixel_dit(config, seed=0)
