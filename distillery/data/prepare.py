@@ -29,6 +29,7 @@ from distillery.errors import DataError
 from distillery.files import digest_json, write_json
 from distillery.progress import OnProgress, Progress, ignore_progress
 from distillery.tensorfile import write_tensors
+from distillery.wording import counted
 
 IMAGES_FILE, SPLITS_FILE, FACTS_FILE = "images.safetensors", "splits.safetensors", "dataset.json"
 CHUNK = 32
@@ -184,10 +185,10 @@ def _check_counts(
     if not short:
         return
     label = short[0]
-    others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
+    others = f" (and {len(short) - 1} more with too few)" if len(short) > 1 else ""
     broken = (
-        f"; {len(bad_files)} files could not be used, the first is {bad_files[0]['name']!r}, "
-        f"which {bad_files[0]['reason']}"
+        f"; {counted(len(bad_files), 'file')} could not be used, the first is "
+        f"{bad_files[0]['name']!r}, which {bad_files[0]['reason']}"
         if bad_files
         else ""
     )

@@ -1,11 +1,13 @@
 """Stage prepare: the dataset decoded once, with splits, counts, bad files and fingerprint."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from distillery.data.prepare import prepare_dataset
 from distillery.data.sources.resolve import open_source
 from distillery.data.sources.stamp import source_stamp
 from distillery.errors import DataError
+from distillery.wording import counted
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
 
@@ -34,18 +36,24 @@ def run(context: Context) -> StageOutput:
             on_progress=context.on_progress,
         )
     counts = {split: sum(values) for split, values in facts["counts"].items()}
-    summary = (
-        f"{sum(counts.values())} images of {len(facts['class_names'])} classes at "
-        f"{config.image_size} px: {counts['train']} train, {counts['validation']} validation, "
-        f"{counts['test']} test"
-    )
-    if facts["bad_files"]:
-        first = facts["bad_files"][0]
-        summary += f"; {len(facts['bad_files'])} bad files left out, first {first['name']}"
-    summary = "; ".join([summary, *facts["notes"]])
     return StageOutput(
-        summary, {"fingerprint": facts["fingerprint"], "counts": counts}, facts["fingerprint"]
+        summary_of(facts),
+        {"fingerprint": facts["fingerprint"], "counts": counts},
+        facts["fingerprint"],
     )
+
+
+def summary_of(facts: Mapping[str, Any]) -> str:
+    """Return one line on a prepared dataset, with all that could surprise."""
+    counts = {split: sum(values) for split, values in facts["counts"].items()}
+    found = [
+        f"{counted(sum(counts.values()), 'image')} of {len(facts['class_names'])} classes at "
+        f"{facts['image_size']} px: {counts['train']} train, {counts['validation']} validation, "
+        f"{counts['test']} test"
+    ]
+    if bad := facts["bad_files"]:
+        found.append(f"{counted(len(bad), 'bad file')} left out, first {bad[0]['name']}")
+    return "; ".join([*found, *facts["notes"]])
 
 
 def check_images_per_class(

@@ -231,7 +231,7 @@ def test_a_class_that_is_too_small_to_train_is_refused_with_the_flag(
 def test_notes_on_the_data_are_warnings_of_the_plan(photos: Path, cache: Path) -> None:
     (photos / "empty").mkdir()
     made = plan(cache, data={"dataset": str(photos)}, images_per_class=3)
-    assert "1 folders without images were left out: 'empty'" in made.warnings
+    assert "1 folder without images was left out: 'empty'" in made.warnings
     assert not plan(cache).look.notes  # digits have nothing to tell
 
 

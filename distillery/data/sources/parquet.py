@@ -22,6 +22,7 @@ from distillery.data.source import Item, Readable, Source, Split
 from distillery.data.sources.layout import SPLIT_NAMES, is_hidden
 from distillery.data.sources.parquet_schema import Columns, columns_of, label_table
 from distillery.errors import DataError
+from distillery.wording import counted, were
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +84,8 @@ def open_parquet(
                 items.append(Item(f"{shard.name}:{row:09d}", label, shard.split, read))
     unlabelled = len(values) - len(items)
     if unlabelled:
-        notes = (*notes, f"{unlabelled} rows without a label were left out")
+        what = f"{counted(unlabelled, 'row')} without a label"
+        notes = (*notes, f"{what} {were(unlabelled)} left out")
     return Source(
         kind="parquet", reference=reference, class_names=names,
         items=sorted(items, key=lambda item: item.name), notes=notes,
@@ -142,7 +144,8 @@ def _files(
     if len(set(files.values())) > 1 and None in files.values():
         left_out = sorted(name for (name, _), split in files.items() if split is None)
         files = {key: split for key, split in files.items() if split is not None}
-        return files, (f"{len(left_out)} files of no known split were left out: {left_out[0]!r}",)
+        what = f"{counted(len(left_out), 'file')} of no known split"
+        return files, (f"{what} {were(len(left_out))} left out: {left_out[0]!r}",)
     return files, ()
 
 
