@@ -125,7 +125,7 @@ def test_parquet_label_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no label column 'color'; its columns are"):
         opened(path, label_column="color")
     path = write_parquet(tmp_path / "y.parquet", [0, 1], column="species")
-    with pytest.raises(DataError, match="name it as label_column"):
+    with pytest.raises(DataError, match="name it with --set data.label_column=NAME"):
         opened(path)
     path = write_parquet(tmp_path / "z.parquet", [0.5, 1.0])
     with pytest.raises(DataError, match="whole numbers or texts, it holds double"):
@@ -211,6 +211,17 @@ def test_idx_as_torchvision_keeps_it(tmp_path: Path) -> None:
     make_idx(tmp_path / "raw", ".gz")
     make_idx(tmp_path / "raw")  # unpacked beside the packed ones
     assert len(opened(tmp_path).items) == 10
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_one_idx_file_is_answered_with_the_folder_to_name(tmp_path: Path, suffix: str) -> None:
+    make_idx(tmp_path, suffix)
+    with pytest.raises(DataError, match="name the folder that holds the images and labels files"):
+        opened(tmp_path / f"train-images-idx3-ubyte{suffix}")
+    renamed = (tmp_path / f"t10k-labels-idx1-ubyte{suffix}").rename(tmp_path / "labels")
+    message = "name the folder" if not suffix else "no usable tar file"  # told by its first bytes
+    with pytest.raises(DataError, match=message):
+        opened(renamed)
 
 
 def test_idx_files_that_do_not_fit(tmp_path: Path) -> None:
