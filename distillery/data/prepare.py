@@ -97,7 +97,7 @@ def prepare_dataset(
     write_tensors(folder / SPLITS_FILE, splits)
 
     names = [item.name for item in kept]
-    duplicates, leakage = inspect(np.array(decoded.digests, np.uint64), labels, names, splits)
+    repeats = inspect(np.array(decoded.digests, np.uint64), labels, names, splits)
     facts: dict[str, Any] = {
         "kind": source.kind,
         "reference": source.reference,
@@ -108,8 +108,9 @@ def prepare_dataset(
         "channels": channels,
         "counts": counts,
         "bad_files": decoded.bad_files,
-        "duplicates": duplicates,
-        "leakage": leakage,
+        "duplicates": repeats.duplicates,
+        "leakage": repeats.leakage,
+        "test_repeats": repeats.test_repeats,
         "notes": [
             *source.notes,
             *settle_given(given)[1],

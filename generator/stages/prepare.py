@@ -51,9 +51,18 @@ def summary_of(facts: Mapping[str, Any]) -> str:
         f"{facts['image_size']} px: {counts['train']} train, {counts['validation']} validation, "
         f"{counts['test']} test"
     ]
+    for (split, place), finding in _leaks(facts).items():
+        if finding["count"]:
+            found.append(f"{counted(finding['count'], f'{split} image')} also in {place}")
     if bad := facts["bad_files"]:
         found.append(f"{counted(len(bad), 'bad file')} left out, first {bad[0]['name']}")
     return "; ".join([*found, *facts["notes"]])
+
+
+def _leaks(facts: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the findings by (split, where its images also are)."""
+    leaks = {(split, "train"): finding for split, finding in facts["leakage"].items()}
+    return {**leaks, ("test", "validation"): facts["test_repeats"]["validation"]}
 
 
 def check_images_per_class(
@@ -73,4 +82,4 @@ def check_images_per_class(
         )
 
 
-STAGE = Stage("prepare", 1, (), settings, run, is_shared=True)
+STAGE = Stage("prepare", 2, (), settings, run, is_shared=True)

@@ -233,6 +233,25 @@ def test_repeated_and_leaked_images_are_found(tmp_path: Path) -> None:
     assert facts["leakage"]["validation"]["count"] == 0
 
 
+def test_test_images_that_are_repeated_or_in_validation_are_found(tmp_path: Path) -> None:
+    values = {10: 50, 11: 51, 12: 50, 13: 50, 14: 52, 15: 51}
+    splits = dict(enumerate(["train"] * 10 + ["validation"] * 2 + ["test"] * 4))
+    items = [
+        Item(f"{i:02d}", i % 2, split, lambda i=i: np.full((1, 4, 4), values.get(i, i), np.uint8))
+        for i, split in splits.items()
+    ]
+    source = Source(kind="x", reference="y", class_names=("a", "b"), items=items)
+    facts = prepare(source, tmp_path / "out")
+    assert facts["test_repeats"] == {
+        "validation": {
+            "count": 3, "other_label": 1, "names": [["12", "10"], ["13", "10"], ["15", "11"]],
+        },
+        "test": {"count": 1, "other_label": 1, "names": [["13", "12"]]},
+    }  # fmt: skip
+    assert not any(finding["count"] for finding in facts["leakage"].values())
+    assert not facts["duplicates"]["count"]
+
+
 def test_survey_sees_gray_pictures_stored_as_rgb() -> None:
     def source(image: Image.Image) -> Source:
         items = [Item(str(i), 0, None, lambda: image) for i in range(3)]
