@@ -7,16 +7,27 @@ from distillery.data.prepare import prepare_dataset
 from distillery.data.sources.resolve import open_source
 from distillery.data.sources.stamp import source_stamp
 from distillery.errors import DataError
+from distillery.files import expand_user
 from distillery.wording import counted
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
-    """Return what the prepared files depend on, the files of the dataset among it."""
+    """Return what the prepared files depend on, the files of the dataset among it.
+
+    A local dataset is known by its place, however its path is spelled, and by its files. The stamp
+    alone would not do: two small ones of equal names, written at once, have the same sizes and
+    times.
+    """
+    data = to_dict(config.data)
+    del data["allow_download"]  # how the files came here is nothing that they depend on
+    stamp = source_stamp(config.data.dataset)
+    if stamp is not None:
+        data["dataset"] = str(expand_user(config.data.dataset).resolve())
     return {
-        "data": to_dict(config.data),
-        "source": source_stamp(config.data.dataset),
+        "data": data,
+        "source": stamp,
         "image_size": config.image_size,
         "channels": config.channels,
     }

@@ -1,8 +1,13 @@
-"""What the prepare stage says in its one line."""
+"""What the prepare stage says in its one line, and when its work is found in the cache."""
 
+from pathlib import Path
 from typing import Any
 
-from generator.stages.prepare import summary_of
+import pytest
+
+from generator.config import from_dict
+from generator.stage import stage_key
+from generator.stages.prepare import STAGE, summary_of
 
 NONE = {"count": 0, "other_label": 0, "names": []}
 FACTS: dict[str, Any] = {
@@ -34,3 +39,39 @@ def test_the_summary_counts_leaked_images() -> None:
         "; 1 validation image also in train; 3 test images also in train; "
         "2 test images also in validation"
     )
+
+
+def key(dataset: str, **data: Any) -> str:
+    config = from_dict({"data": {"dataset": dataset, **data}, "image_size": 8, "channels": 1})
+    return stage_key(STAGE, config, {})
+
+
+def test_a_local_dataset_is_found_again_however_its_path_is_spelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.png").write_bytes(b"x")
+    spellings = ("photos", "./photos", "photos/", "~/photos", str(tmp_path / "photos"))
+    assert len({key(text) for text in spellings}) == 1
+    assert key("photos", split_seed=1) != key("photos") == key("photos", allow_download=True)
+    assert key("org/photos") == key("org/photos", allow_download=True) != key("org/other")
+
+
+def test_two_datasets_of_equal_names_sizes_and_times_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script leaves them that writes both within one tick of the file system's clock."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.safetensors").write_bytes(name[:1].encode())
+    same = source_times(tmp_path / "first" / "x.safetensors")
+    monkeypatch.setattr("distillery.data.sources.stamp._row", lambda file, root: [file.name, *same])
+    keys = [key(str(tmp_path / name / "x.safetensors")) for name in ("first", "second")]
+    assert keys[0] != keys[1]
+
+
+def source_times(path: Path) -> list[int]:
+    facts = path.stat()
+    return [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
