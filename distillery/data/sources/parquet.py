@@ -119,6 +119,15 @@ def parquet_files(folder: Path, boundary: Path | None = None) -> list[Path]:
     return sorted(found)
 
 
+def configurations(folder: Path, boundary: Path | None = None) -> list[str]:
+    """Return the folders below `folder`, "." among them, that each hold a dataset of their own.
+
+    Arguments and errors: see `parquet_files`.
+    """
+    files = parquet_files(folder, boundary)
+    return sorted({_without_split("/".join(p.relative_to(folder).parts)) for p in files})
+
+
 def split_of(parts: Sequence[str]) -> Split | None:
     """Return the split that a file's name (or else its folder's name) gives."""
     match = SPLIT_PATTERN.search(Path(parts[-1]).stem)
@@ -135,11 +144,12 @@ def _files(
         return {(path.name, path): None}, ()
     files = {("/".join(p.relative_to(path).parts), p): split_of(p.relative_to(path).parts)
              for p in parquet_files(path, boundary)}  # fmt: skip
-    configurations = {_without_split(name) for name, _ in files}
-    if len(configurations) > 1:
+    folders = configurations(path, boundary)
+    if len(folders) > 1:
+        below = next(name for name in folders if name != ".")
         raise DataError(
-            f"{reference!r} holds several datasets, in the folders {sorted(configurations)}; "
-            "name one of these folders"
+            f"{reference!r} holds several datasets, in the folders {folders}; name one of these "
+            f"folders by its path, which ends in '{reference}/{below}'"
         )
     if len(set(files.values())) > 1 and None in files.values():
         left_out = sorted(name for (name, _), split in files.items() if split is None)

@@ -107,8 +107,10 @@ def test_parquet_splits_as_folders(tmp_path: Path) -> None:
     write_parquet(tmp_path / "default" / "test" / "0000.parquet", [0, 1])
     assert {i.split for i in opened(tmp_path).items} == {"train", "test"}
     write_parquet(tmp_path / "other" / "train" / "0000.parquet", [0, 1])
-    with pytest.raises(DataError, match=r"several datasets, in the folders \['default', 'other'\]"):
+    message = r"several datasets, in the folders \['default', 'other'\]; .*ends in '.*/default'$"
+    with pytest.raises(DataError, match=message):
         opened(tmp_path)
+    assert len(opened(tmp_path / "default").items) == 4
 
 
 def test_parquet_rows_without_labels_are_left_out(tmp_path: Path) -> None:
@@ -366,6 +368,21 @@ def test_hub_dataset_from_the_cache(tmp_path: Path, hub_cache: Path) -> None:
     add_to_cache(hub_cache, "code", {"dataset.py": b"raise SystemExit"})
     with pytest.raises(DataError, match="no image at all"):
         opened("org/code")
+
+
+def test_a_hub_id_of_several_datasets_is_answered_with_what_to_type(
+    tmp_path: Path, hub_cache: Path
+) -> None:
+    rows = write_parquet(tmp_path / "x.parquet", [0, 1]).read_bytes()
+    files = {f"{size}/{split}/0.parquet": rows for size in ("160px", "320px")
+             for split in ("train", "validation")}  # fmt: skip
+    add_to_cache(hub_cache, "sizes", files)
+    told = (
+        r"\['160px', '320px'\]; fetch one with 'hf download --repo-type dataset org/sizes "
+        r"--include \"160px/\*\" --local-dir DIR' and name its folder, DIR/160px"
+    )
+    with pytest.raises(DataError, match=told):
+        opened("org/sizes")
 
 
 @pytest.mark.parametrize("allow_download", [False, True])
