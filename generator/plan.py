@@ -14,7 +14,7 @@ import numpy as np
 from distillery.data.config import DataConfig
 from distillery.data.sources.hub import pinned
 from distillery.data.sources.resolve import open_source
-from distillery.data.splits import assign_splits, settle_given
+from distillery.data.splits import assign_splits, count_classes, lacking_classes, settle_given
 from distillery.data.survey import survey
 from distillery.errors import ConfigError
 from distillery.machine import Machine
@@ -79,7 +79,7 @@ def make_plan(
     check_vision_models(config, look.class_names)
     job_setting(config, len(look.class_names))  # refuses a protocol that the job cannot follow
     decisions = _decisions(config, asked, look, choice) + _class_decisions(look, choice)
-    plan = Plan(config, decisions, _warnings(look, choice), look, choice.licence)
+    plan = Plan(config, decisions, _warnings(asked, look, choice), look, choice.licence)
     return limit_evaluation(plan, request)
 
 
@@ -141,14 +141,15 @@ def look_at(config: DataConfig) -> Look:
         splits = [item.split for item in source.items]
         settled, notes = settle_given(splits)
         labels = np.array([item.label for item in source.items], np.int64)
-        train = assign_splits(labels, splits, config)["train"]
-        counts = np.bincount(labels[train], minlength=len(source.class_names))
-        fewest = int(counts.argmin())
+        drawn = assign_splits(labels, splits, config)
+        counts = count_classes(labels, drawn, len(source.class_names))
+        train = counts["train"]
+        fewest = train.index(min(train))
         return Look(
-            survey(source), source.class_names, len(source.items), len(train),
-            int(counts[fewest]),
-            notes=(*source.notes, *notes),
-            fewest_train=(source.class_names[fewest], int(counts[fewest])),
+            survey(source), source.class_names, len(source.items), sum(train),
+            train[fewest],
+            notes=(*source.notes, *notes, *lacking_classes(counts, source.class_names)),
+            fewest_train=(source.class_names[fewest], train[fewest]),
             given_splits=frozenset(split for split in settled if split),
             revision=source.revision,
         )  # fmt: skip
@@ -204,13 +205,19 @@ def _class_decisions(look: Look, choice: BaseChoice) -> tuple[Decision, ...]:
     return (Decision("classes", *describe_mapping(look.class_names, mapping)),)
 
 
-def _warnings(look: Look, choice: BaseChoice) -> tuple[str, ...]:
+def _warnings(asked: DistillConfig, look: Look, choice: BaseChoice) -> tuple[str, ...]:
     """Return what a user should know before the run."""
     found = [*choice.warnings, *look.notes]
     if look.survey.num_bad:
         found.append(
             f"{look.survey.num_bad} of {look.survey.num_bad + look.survey.num_read} images looked "
             "at cannot be read; the report names every bad file"
+        )
+    if choice.channels == 1 and asked.channels is None and not look.survey.gray:
+        found.append(
+            f"the dataset has colour images, but {choice.name} makes gray ones, so all of them "
+            "are turned gray: name another base to keep the colours, or ask for gray with --set "
+            "channels=1"
         )
     if choice.licence:
         found.append(f"the base model's licence is {choice.licence}; the bundle inherits it")

@@ -60,7 +60,7 @@ def _dataset(dataset: Dataset, name: str) -> dict[str, Any]:
     """Return what the report tells of the data."""
     facts = dataset.facts
     kept = ("kind", "revision", "licence", "class_names", "image_size", "channels", "bad_files",
-            "duplicates", "leakage", "notes", "fingerprint")  # fmt: skip
+            "duplicates", "leakage", "test_repeats", "notes", "fingerprint")  # fmt: skip
     counts = {split: sum(values) for split, values in facts["counts"].items()}
     return {key: facts[key] for key in kept} | {
         "reference": name,
@@ -133,15 +133,30 @@ def data_warnings(facts: Mapping[str, Any], *, planned: Sequence[str]) -> list[s
                 f"{_images(finding['count'], split)} also in the train split{_other(finding)}, "
                 "which makes accuracies look better than they are"
             )
+    found += _test_repeats(facts.get("test_repeats", {}))
     if facts["duplicates"]["count"]:
         number = facts["duplicates"]["count"]
-        what = (
-            "image of the train split repeats"
-            if number == 1
-            else "images of the train split repeat"
-        )
-        found.append(f"{number} {what} another one{_other(facts['duplicates'])}")
+        found.append(f"{_repeating(number, 'train')} another one{_other(facts['duplicates'])}")
     return [*found, *(note for note in facts["notes"] if note not in planned)]
+
+
+def _test_repeats(findings: Mapping[str, Any]) -> list[str]:
+    """Return what is to say of test images that are in the validation split or occur twice."""
+    found = []
+    for split, finding in findings.items():
+        if not finding["count"]:
+            continue
+        if split == "validation":
+            found.append(
+                f"{_images(finding['count'], 'test')} also in the validation split"
+                f"{_other(finding)}, so choices between results have seen what is tested"
+            )
+        else:
+            found.append(
+                f"{_repeating(finding['count'], 'test')} another one{_other(finding)}, which "
+                "counts it more than once"
+            )
+    return found
 
 
 def _images(number: int, split: str) -> str:
@@ -149,6 +164,14 @@ def _images(number: int, split: str) -> str:
         f"1 image of the {split} split is"
         if number == 1
         else f"{number} images of the {split} split are"
+    )
+
+
+def _repeating(number: int, split: str) -> str:
+    return (
+        f"1 image of the {split} split repeats"
+        if number == 1
+        else f"{number} images of the {split} split repeat"
     )
 
 

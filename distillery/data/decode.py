@@ -76,9 +76,10 @@ def flatten(image: Image.Image, image_size: int | None = None) -> Image.Image:
     if image_size is not None:
         image.draft(None, (2 * image_size, 2 * image_size))
     image.load()
+    is_tiff = image.format == "TIFF"  # a turned image has forgotten its format
     image = _upright(image)
     if image.mode in (*SIXTEEN_BIT_MODES, "F"):
-        return _eight_bit(image)
+        return _eight_bit(image, is_tiff)
     if image.has_transparency_data:
         colours = image.convert("RGBA")
         white = Image.new("RGBA", colours.size, (255, 255, 255, 255))
@@ -96,10 +97,16 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if turned else image
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray (0 to 65535) or float (0 to 1) to 0 to 255; refuse other ranges."""
+def _eight_bit(image: Image.Image, is_tiff: bool) -> Image.Image:
+    """Scale 16-bit gray (0 to 65535) or float (0 to 1) to 0 to 255; refuse other ranges.
+
+    A 32-bit TIFF within 0 to 255 holds 8-bit values. Elsewhere those are a dark picture: a 16-bit
+    PGM is opened as mode I, too.
+    """
     values = np.asarray(image).astype(np.float64)
     top = 1.0 if image.mode == "F" else 65535.0
+    if is_tiff and image.mode == "I" and values.max() <= 255:
+        top = 255.0
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= top):
         raise ValueError(f"has pixels of mode {image.mode} outside 0 to {top:g}")
     return Image.fromarray(np.rint(values * (255 / top)).astype(np.uint8))

@@ -10,6 +10,7 @@ Memory does not grow with the pixels: decoded images go straight to the file.
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -23,12 +24,19 @@ from distillery.data.config import DataConfig
 from distillery.data.decode import to_array
 from distillery.data.inspection import inspect
 from distillery.data.source import Item, Source, failure_reason
-from distillery.data.splits import SPLITS, assign_splits, settle_given
+from distillery.data.splits import (
+    SPLITS,
+    assign_splits,
+    count_classes,
+    lacking_classes,
+    settle_given,
+)
 from distillery.data.tensorstream import ImageStream
 from distillery.errors import DataError
 from distillery.files import digest_json, write_json
 from distillery.progress import OnProgress, Progress, ignore_progress
 from distillery.tensorfile import write_tensors
+from distillery.wording import counted
 
 IMAGES_FILE, SPLITS_FILE, FACTS_FILE = "images.safetensors", "splits.safetensors", "dataset.json"
 CHUNK = 32
@@ -69,7 +77,8 @@ def prepare_dataset(
         images, labels, splits and their order are: where the files lie does not matter.
 
     Raises:
-        DataError: If a class has too few training images that can be decoded.
+        DataError: If a class has too few training images that can be decoded, or a split that
+            the dataset brings along has no image that can.
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
@@ -79,15 +88,16 @@ def prepare_dataset(
         decoded = _decode_all(items, shape, stream, on_progress)
         kept = [items[index] for index in decoded.kept]
         labels = np.array([item.label for item in kept], dtype=np.int64)
+        _check_given(items, decoded)
         given = [item.split for item in kept]
         splits = assign_splits(labels, given, config)
-        counts = _count(labels, splits, len(source.class_names))
+        counts = count_classes(labels, splits, len(source.class_names))
         _check_counts(counts["train"], source, decoded.bad_files, config.min_images_per_class)
         stream.finish(labels)
     write_tensors(folder / SPLITS_FILE, splits)
 
     names = [item.name for item in kept]
-    duplicates, leakage = inspect(np.array(decoded.digests, np.uint64), labels, names, splits)
+    repeats = inspect(np.array(decoded.digests, np.uint64), labels, names, splits)
     facts: dict[str, Any] = {
         "kind": source.kind,
         "reference": source.reference,
@@ -98,9 +108,14 @@ def prepare_dataset(
         "channels": channels,
         "counts": counts,
         "bad_files": decoded.bad_files,
-        "duplicates": duplicates,
-        "leakage": leakage,
-        "notes": [*source.notes, *settle_given(given)[1]],
+        "duplicates": repeats.duplicates,
+        "leakage": repeats.leakage,
+        "test_repeats": repeats.test_repeats,
+        "notes": [
+            *source.notes,
+            *settle_given(given)[1],
+            *lacking_classes(counts, source.class_names),
+        ],
         "fingerprint": _fingerprint(source.class_names, decoded.pixels, shape, labels, splits),
     }
     write_json(folder / FACTS_FILE, facts)
@@ -166,14 +181,26 @@ def _decode(chunk: Sequence[Item], shape: tuple[int, int, int]) -> list[np.ndarr
     return results
 
 
-def _count(
-    labels: np.ndarray, splits: dict[str, np.ndarray], num_classes: int
-) -> dict[str, list[int]]:
-    """Return the number of images of each class in each split."""
-    return {
-        split: np.bincount(labels[splits[split]], minlength=num_classes).tolist()
-        for split in SPLITS
-    }
+def _check_given(items: Sequence[Item], decoded: _Decoded) -> None:
+    """Refuse a given split that is all broken: another would be drawn, or used, in its place.
+
+    Raises:
+        DataError: With the split, and a file of it.
+    """
+    before = Counter(item.split for item in items)
+    if None in before or len(before) < 2:  # then all splits are drawn (`settle_given`)
+        return
+    after = {items[index].split for index in decoded.kept}
+    for split in SPLITS:
+        if split in before and split not in after:
+            names = {item.name for item in items if item.split == split}
+            first = next(bad for bad in decoded.bad_files if bad["name"] in names)
+            raise DataError(
+                f"the dataset has a {split} split, but none of its files can be used "
+                f"({before[split]}; the first is {first['name']!r}, which {first['reason']}): mend "
+                "the files"
+                + (f", or remove the {split} split to have one drawn" * (split != "train"))
+            )
 
 
 def _check_counts(
@@ -184,10 +211,10 @@ def _check_counts(
     if not short:
         return
     label = short[0]
-    others = f" (and {len(short) - 1} more classes too few)" if len(short) > 1 else ""
+    others = f" (and {len(short) - 1} more with too few)" if len(short) > 1 else ""
     broken = (
-        f"; {len(bad_files)} files could not be used, the first is {bad_files[0]['name']!r}, "
-        f"which {bad_files[0]['reason']}"
+        f"; {counted(len(bad_files), 'file')} could not be used, the first is "
+        f"{bad_files[0]['name']!r}, which {bad_files[0]['reason']}"
         if bad_files
         else ""
     )

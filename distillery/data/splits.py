@@ -4,7 +4,7 @@ Draws are stratified and depend on the seed, the class and its number of images 
 class leaves the others' splits as they are. Shapes: N images, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,11 @@ from distillery.errors import DataError
 from distillery.seeds import numpy_rng
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+HELD_OUT: dict[Split, str] = {
+    "validation": "choices between results know",
+    "test": "figures say",
+}
+"""What a split without images of a class leaves out."""
 VALIDATION_IS_TEST = (
     "the dataset has no test split, so its validation split is the test split and a new "
     "validation split was taken from its training images"
@@ -44,6 +49,39 @@ def settle_given(
     if "test" not in present:
         return ["test" if s == "validation" else s for s in given], (VALIDATION_IS_TEST,)
     return list(given), ()
+
+
+def count_classes(
+    labels: np.ndarray, splits: Mapping[str, np.ndarray], num_classes: int
+) -> dict[str, list[int]]:
+    """Return the number of images of each class in each split."""
+    return {
+        split: np.bincount(labels[splits[split]], minlength=num_classes).tolist()
+        for split in SPLITS
+    }
+
+
+def lacking_classes(
+    counts: Mapping[str, Sequence[int]], class_names: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a note for each held-out split that has no image of a class that is trained on."""
+    notes = []
+    for split, what in HELD_OUT.items():
+        lacking = [
+            name
+            for name, train, held_out in zip(
+                class_names, counts["train"], counts[split], strict=True
+            )
+            if train and not held_out
+        ]
+        if len(lacking) == 1:
+            notes.append(f"class {lacking[0]!r} has no {split} images: {what} nothing of it")
+        elif lacking:
+            shown = ", ".join(map(repr, lacking[:3])) + (", ..." if len(lacking) > 3 else "")
+            notes.append(
+                f"{len(lacking)} classes have no {split} images ({shown}): {what} nothing of them"
+            )
+    return tuple(notes)
 
 
 def assign_splits(

@@ -149,6 +149,10 @@ def repeats(dataset: Row) -> list[tuple[str, str]]:
         parts = [f"{split} {_found(finding, none='0')}" for split, finding in leakage.items()]
         is_clean = not any(finding["count"] for finding in leakage.values())
         rows.append(("train images in other splits", "none" if is_clean else ", ".join(parts)))
+    test = dataset.get("test_repeats") or {}
+    if test:
+        rows.append(("test images in validation", _found(test["validation"])))
+        rows.append(("exact duplicates in test", _found(test["test"])))
     return rows
 
 

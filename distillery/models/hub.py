@@ -105,8 +105,9 @@ def _snapshot(
         at = f" at revision {revision}" if revision else ""
         if not allow_download:
             raise ModelError(
-                f"model {repo_id}{at} is not in the local cache: allow the download, "
-                "or name a folder that holds it"
+                f"there is no folder {repo_id!r} here, and the Hub model of that name{at} is not "
+                "in the local cache: downloads are off; allow them with --download "
+                "(base.allow_download), or name a folder that holds it"
             ) from error
         first_line = str(error).strip().split("\n")[0]
         raise ModelError(f"cannot fetch model {repo_id}{at} from the Hub: {first_line}") from error

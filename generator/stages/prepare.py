@@ -1,20 +1,33 @@
 """Stage prepare: the dataset decoded once, with splits, counts, bad files and fingerprint."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from distillery.data.prepare import prepare_dataset
 from distillery.data.sources.resolve import open_source
 from distillery.data.sources.stamp import source_stamp
 from distillery.errors import DataError
+from distillery.files import expand_user
+from distillery.wording import counted
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
-    """Return what the prepared files depend on, the files of the dataset among it."""
+    """Return what the prepared files depend on, the files of the dataset among it.
+
+    A local dataset is known by its place, however its path is spelled, and by its files. The stamp
+    alone would not do: two small ones of equal names, written at once, have the same sizes and
+    times.
+    """
+    data = to_dict(config.data)
+    del data["allow_download"]  # how the files came here is nothing that they depend on
+    stamp = source_stamp(config.data.dataset)
+    if stamp is not None:
+        data["dataset"] = str(expand_user(config.data.dataset).resolve())
     return {
-        "data": to_dict(config.data),
-        "source": source_stamp(config.data.dataset),
+        "data": data,
+        "source": stamp,
         "image_size": config.image_size,
         "channels": config.channels,
     }
@@ -34,18 +47,33 @@ def run(context: Context) -> StageOutput:
             on_progress=context.on_progress,
         )
     counts = {split: sum(values) for split, values in facts["counts"].items()}
-    summary = (
-        f"{sum(counts.values())} images of {len(facts['class_names'])} classes at "
-        f"{config.image_size} px: {counts['train']} train, {counts['validation']} validation, "
-        f"{counts['test']} test"
-    )
-    if facts["bad_files"]:
-        first = facts["bad_files"][0]
-        summary += f"; {len(facts['bad_files'])} bad files left out, first {first['name']}"
-    summary = "; ".join([summary, *facts["notes"]])
     return StageOutput(
-        summary, {"fingerprint": facts["fingerprint"], "counts": counts}, facts["fingerprint"]
+        summary_of(facts),
+        {"fingerprint": facts["fingerprint"], "counts": counts},
+        facts["fingerprint"],
     )
+
+
+def summary_of(facts: Mapping[str, Any]) -> str:
+    """Return one line on a prepared dataset, with all that could surprise."""
+    counts = {split: sum(values) for split, values in facts["counts"].items()}
+    found = [
+        f"{counted(sum(counts.values()), 'image')} of {len(facts['class_names'])} classes at "
+        f"{facts['image_size']} px: {counts['train']} train, {counts['validation']} validation, "
+        f"{counts['test']} test"
+    ]
+    for (split, place), finding in _leaks(facts).items():
+        if finding["count"]:
+            found.append(f"{counted(finding['count'], f'{split} image')} also in {place}")
+    if bad := facts["bad_files"]:
+        found.append(f"{counted(len(bad), 'bad file')} left out, first {bad[0]['name']}")
+    return "; ".join([*found, *facts["notes"]])
+
+
+def _leaks(facts: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """Return the findings by (split, where its images also are)."""
+    leaks = {(split, "train"): finding for split, finding in facts["leakage"].items()}
+    return {**leaks, ("test", "validation"): facts["test_repeats"]["validation"]}
 
 
 def check_images_per_class(
@@ -65,4 +93,4 @@ def check_images_per_class(
         )
 
 
-STAGE = Stage("prepare", 1, (), settings, run, is_shared=True)
+STAGE = Stage("prepare", 2, (), settings, run, is_shared=True)

@@ -13,6 +13,8 @@ from PIL import Image
 from distillery.data.augment import AFFINE
 from distillery.errors import ConfigError, DataError, ModelError
 from distillery.evaluation.training import augmentation_of
+from distillery.files import write_json
+from distillery.models.facts import FACTS_FILE
 from generator.config import from_dict, to_dict
 from generator.pipeline import STAGES
 from generator.plan import look_at, make_plan, merge
@@ -239,7 +241,7 @@ def test_a_class_that_is_too_small_to_train_is_refused_with_the_flag(
 def test_notes_on_the_data_are_warnings_of_the_plan(photos: Path, cache: Path) -> None:
     (photos / "empty").mkdir()
     made = plan(cache, data={"dataset": str(photos)}, images_per_class=3)
-    assert "1 folders without images were left out: 'empty'" in made.warnings
+    assert "1 folder without images was left out: 'empty'" in made.warnings
     assert not plan(cache).look.notes  # digits have nothing to tell
 
 
@@ -258,6 +260,34 @@ def test_a_dataset_of_the_hub_is_pinned_to_its_commit(
     assert (config.data.dataset, config.data.revision) == ("org/photos", "0123abc")
     look_at(config.data)
     assert asked == ["main", "0123abc"]
+
+
+def test_colours_that_a_gray_base_drops_are_warned_of(
+    photos: Path, cache: Path, tmp_path: Path
+) -> None:
+    base = tmp_path / "gray-base"
+    (base / "transformer").mkdir(parents=True)
+    shape = {"sample_size": 32, "in_channels": 1, "num_embeds_ada_norm": 2}
+    write_json(base / "transformer" / "config.json", shape)
+    write_json(base / FACTS_FILE, {"class_names": ["cat", "dog"]})
+    asked: dict[str, Any] = {
+        "data": {"dataset": str(photos)}, "images_per_class": 3, "base": {"reference": str(base)},
+    }  # fmt: skip
+    made = plan(cache, **asked)
+    assert made.config.channels == 1
+    (said,) = [text for text in made.warnings if "turned gray" in text]
+    assert "gray-base makes gray ones" in said and "--set channels=1" in said
+    assert not any("turned gray" in text for text in plan(cache, **asked, channels=1).warnings)
+
+
+def test_classes_that_given_splits_lack_are_told_before_the_run(photos: Path) -> None:
+    (photos / "train").mkdir()
+    for name in ("cat", "dog"):
+        (photos / name).rename(photos / "train" / name)
+    (photos / "test" / "dog").mkdir(parents=True)
+    (photos / "train" / "dog" / "0.png").rename(photos / "test" / "dog" / "0.png")
+    notes = look_at(from_dict({"data": {"dataset": str(photos)}}).data).notes
+    assert notes == ("class 'cat' has no test images: figures say nothing of it",)
 
 
 def test_a_large_pixel_base_is_warned_of(photos: Path, cache: Path) -> None:

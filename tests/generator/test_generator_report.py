@@ -181,6 +181,14 @@ def test_leaked_and_repeated_images_and_notes_are_warnings() -> None:
     clean = {"validation": finding(0), "test": finding(0)}
     empty = {"duplicates": finding(0), "leakage": clean, "notes": []}
     assert data_warnings(empty, planned=[]) == []
+    twice = {"validation": finding(1), "test": finding(2, other_label=1)}
+    assert data_warnings({**empty, "test_repeats": clean}, planned=[]) == []
+    assert data_warnings({**empty, "test_repeats": twice}, planned=[]) == [
+        "1 image of the test split is also in the validation split, so choices between results "
+        "have seen what is tested",
+        "2 images of the test split repeat another one (1 with another label), which counts it "
+        "more than once",
+    ]
 
 
 def test_a_fallback_without_fine_tuning_does_not_credit_the_selection_of_samples() -> None:

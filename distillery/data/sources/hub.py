@@ -12,7 +12,7 @@ from distillery.data.config import DataConfig
 from distillery.data.source import Source
 from distillery.data.sources.folder import open_folder
 from distillery.data.sources.layout import IMAGE_SUFFIXES
-from distillery.data.sources.parquet import open_parquet, parquet_files
+from distillery.data.sources.parquet import configurations, open_parquet, parquet_files
 from distillery.errors import ConfigError, DataError
 
 REFERENCE = re.compile(
@@ -63,6 +63,7 @@ def open_hub(repo_id: str, revision: str | None, config: DataConfig) -> Source:
     # files in a snapshot are links to the blobs of the same repository
     repository = folder.parent.parent
     if parquet_files(folder, repository):
+        _refuse_several(repo_id, revision, configurations(folder, repository))
         source = open_parquet(
             folder, max_pixels=config.max_image_pixels, label_column=config.label_column,
             reference=repo_id, boundary=repository,
@@ -75,6 +76,19 @@ def open_hub(repo_id: str, revision: str | None, config: DataConfig) -> Source:
         )  # fmt: skip
     # a snapshot's folder is named by its commit
     return replace(source, kind="hub", revision=folder.name, licence=licence_of(folder))
+
+
+def _refuse_several(repo_id: str, revision: str | None, folders: list[str]) -> None:
+    """Raise DataError for a repository of several datasets, with what to type for one of them."""
+    if len(folders) < 2:
+        return
+    below = next(name for name in folders if name != ".")
+    at = f" --revision {revision}" if revision else ""
+    raise DataError(
+        f"the Hub dataset {repo_id!r} holds several datasets, in the folders {folders}; fetch one "
+        f'with \'hf download --repo-type dataset {repo_id}{at} --include "{below}/*" --local-dir '
+        f"DIR' and name its folder, DIR/{below}"
+    )
 
 
 def refuse_label_column(config: DataConfig) -> None:

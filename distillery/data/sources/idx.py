@@ -34,6 +34,14 @@ def idx_folder(folder: Path) -> Path | None:
     return None
 
 
+def is_idx_file(path: Path) -> bool:
+    """Say whether a file is one of idx, by its name or its first bytes."""
+    if PATTERN.fullmatch(path.name):
+        return True
+    with open(path, "rb") as file:
+        return file.read(4) in (UINT8_MAGIC + b"\1", UINT8_MAGIC + b"\3")
+
+
 def open_idx(folder: Path, *, max_pixels: int, reference: str | None = None) -> Source:
     """Return the images of a folder of idx files; classes are named by their numbers.
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from distillery.data.source import Item, Readable, Split, class_table, clean_text
 from distillery.errors import DataError
+from distillery.wording import counted, were
 
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".pnm",
@@ -97,14 +98,16 @@ def arrange(
 def _notes(strays: int, flat: Mapping[str, int], empty: list[str]) -> tuple[str, ...]:
     """Return what was left out, a sentence each."""
     notes = [
-        f"{name!r} has no class folders, so its {count} images were left out"
+        f"{name!r} has no class folders, so its {counted(count, 'image')} {were(count)} left out"
         for name, count in flat.items()
     ]
     if strays:
-        notes.append(f"{strays} images outside of any class folder were left out")
+        what = f"{counted(strays, 'image')} outside of any class folder"
+        notes.append(f"{what} {were(strays)} left out")
     if empty:
         shown = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
-        notes.append(f"{len(empty)} folders without images were left out: {shown}")
+        what = f"{counted(len(empty), 'folder')} without images"
+        notes.append(f"{what} {were(len(empty))} left out: {shown}")
     return tuple(notes)
 
 

@@ -22,6 +22,7 @@ from distillery.data.source import Item, Readable, Source, Split
 from distillery.data.sources.layout import SPLIT_NAMES, is_hidden
 from distillery.data.sources.parquet_schema import Columns, columns_of, label_table
 from distillery.errors import DataError
+from distillery.wording import counted, were
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +84,8 @@ def open_parquet(
                 items.append(Item(f"{shard.name}:{row:09d}", label, shard.split, read))
     unlabelled = len(values) - len(items)
     if unlabelled:
-        notes = (*notes, f"{unlabelled} rows without a label were left out")
+        what = f"{counted(unlabelled, 'row')} without a label"
+        notes = (*notes, f"{what} {were(unlabelled)} left out")
     return Source(
         kind="parquet", reference=reference, class_names=names,
         items=sorted(items, key=lambda item: item.name), notes=notes,
@@ -117,6 +119,15 @@ def parquet_files(folder: Path, boundary: Path | None = None) -> list[Path]:
     return sorted(found)
 
 
+def configurations(folder: Path, boundary: Path | None = None) -> list[str]:
+    """Return the folders below `folder`, "." among them, that each hold a dataset of their own.
+
+    Arguments and errors: see `parquet_files`.
+    """
+    files = parquet_files(folder, boundary)
+    return sorted({_without_split("/".join(p.relative_to(folder).parts)) for p in files})
+
+
 def split_of(parts: Sequence[str]) -> Split | None:
     """Return the split that a file's name (or else its folder's name) gives."""
     match = SPLIT_PATTERN.search(Path(parts[-1]).stem)
@@ -133,16 +144,18 @@ def _files(
         return {(path.name, path): None}, ()
     files = {("/".join(p.relative_to(path).parts), p): split_of(p.relative_to(path).parts)
              for p in parquet_files(path, boundary)}  # fmt: skip
-    configurations = {_without_split(name) for name, _ in files}
-    if len(configurations) > 1:
+    folders = configurations(path, boundary)
+    if len(folders) > 1:
+        below = next(name for name in folders if name != ".")
         raise DataError(
-            f"{reference!r} holds several datasets, in the folders {sorted(configurations)}; "
-            "name one of these folders"
+            f"{reference!r} holds several datasets, in the folders {folders}; name one of these "
+            f"folders by its path, which ends in '{reference}/{below}'"
         )
     if len(set(files.values())) > 1 and None in files.values():
         left_out = sorted(name for (name, _), split in files.items() if split is None)
         files = {key: split for key, split in files.items() if split is not None}
-        return files, (f"{len(left_out)} files of no known split were left out: {left_out[0]!r}",)
+        what = f"{counted(len(left_out), 'file')} of no known split"
+        return files, (f"{what} {were(len(left_out))} left out: {left_out[0]!r}",)
     return files, ()
 
 

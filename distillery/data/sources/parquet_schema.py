@@ -49,7 +49,7 @@ def columns_of(schema: "pa.Schema", label_column: str | None, file_name: str) ->
     if not _holds_labels(kind):
         raise DataError(
             f"column {label!r} of {file_name!r} must hold whole numbers or texts, it holds {kind}; "
-            "name another label_column"
+            "name another with --set data.label_column=NAME"
         )
     names = features.get(label, {}).get("names")
     if names is not None and not (
@@ -152,5 +152,5 @@ def _label_column(
         return preferred[0]
     raise DataError(
         f"cannot tell which column of {file_name!r} holds the class, its columns are "
-        f"{schema.names}; name it as label_column"
+        f"{schema.names}; name it with --set data.label_column=NAME"
     )

@@ -14,7 +14,7 @@ from distillery.data.sources.hub import (
     parse_hub_reference,
     refuse_label_column,
 )
-from distillery.data.sources.idx import idx_folder, open_idx
+from distillery.data.sources.idx import idx_folder, is_idx_file, open_idx
 from distillery.data.sources.parquet import open_parquet, parquet_files
 from distillery.data.sources.tensors import open_tensors
 from distillery.errors import ConfigError, DataError
@@ -115,6 +115,11 @@ def _open_file(path: Path, config: DataConfig) -> Source:
     if is_parquet:
         return open_parquet(
             path, max_pixels=config.max_image_pixels, label_column=config.label_column
+        )
+    if is_idx_file(path):
+        raise DataError(
+            f"{path.name!r} is one idx file alone; name the folder that holds the images and "
+            "labels files"
         )
     refuse_label_column(config)
     return open_archive(path, max_pixels=config.max_image_pixels)

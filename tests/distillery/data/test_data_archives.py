@@ -239,7 +239,7 @@ def test_names_written_by_other_systems(tmp_path: Path) -> None:
             "dog/1.png", "猫/0.png", "猫/1.png", "猫/2.png",
         ]  # fmt: skip
         assert source.items[0].read().size == (6, 6)
-        assert source.notes == ("1 folders without images were left out: 'bird'",)
+        assert source.notes == ("1 folder without images was left out: 'bird'",)
 
 
 def test_truncated_archives_are_refused(tmp_path: Path) -> None:

@@ -89,6 +89,27 @@ def test_float_and_32_bit_images_are_scaled_or_refused() -> None:
             decoded(encoded(Image.fromarray(values), "TIFF"))
 
 
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (200, 200), (255, 255), (4095, 16)])
+def test_a_32_bit_image_of_8_bit_values_keeps_its_brightness(value: int, expected: int) -> None:
+    image = Image.fromarray(np.full((5, 5), value, np.int32))
+    assert image.mode == "I"
+    assert colour_of(decoded(encoded(image, "TIFF"))) == [expected] * 3
+    turned = encoded(image, "TIFF", exif=_orientation(6))
+    assert colour_of(decoded(turned)) == [expected] * 3
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM"])
+def test_a_dark_16_bit_image_stays_dark(kind: str) -> None:
+    image = Image.fromarray(np.full((5, 5), 200, np.uint16))
+    assert colour_of(decoded(encoded(image, kind))) == [1] * 3
+
+
+def _orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_turns_the_image_upright(orientation: int) -> None:
     upright = Image.new("L", (8, 8))
@@ -98,9 +119,7 @@ def test_exif_orientation_turns_the_image_upright(orientation: int) -> None:
     stored = upright
     for operation in inverse.get(orientation, []):
         stored = stored.transpose(Image.Transpose(operation))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encoded(stored, "PNG", exif=exif)
+    content = encoded(stored, "PNG", exif=_orientation(orientation))
     assert (decoded(content, 8, 1)[0] == np.asarray(upright)).all()
 
 

@@ -107,8 +107,10 @@ def test_parquet_splits_as_folders(tmp_path: Path) -> None:
     write_parquet(tmp_path / "default" / "test" / "0000.parquet", [0, 1])
     assert {i.split for i in opened(tmp_path).items} == {"train", "test"}
     write_parquet(tmp_path / "other" / "train" / "0000.parquet", [0, 1])
-    with pytest.raises(DataError, match=r"several datasets, in the folders \['default', 'other'\]"):
+    message = r"several datasets, in the folders \['default', 'other'\]; .*ends in '.*/default'$"
+    with pytest.raises(DataError, match=message):
         opened(tmp_path)
+    assert len(opened(tmp_path / "default").items) == 4
 
 
 def test_parquet_rows_without_labels_are_left_out(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_parquet_label_columns(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no label column 'color'; its columns are"):
         opened(path, label_column="color")
     path = write_parquet(tmp_path / "y.parquet", [0, 1], column="species")
-    with pytest.raises(DataError, match="name it as label_column"):
+    with pytest.raises(DataError, match="name it with --set data.label_column=NAME"):
         opened(path)
     path = write_parquet(tmp_path / "z.parquet", [0.5, 1.0])
     with pytest.raises(DataError, match="whole numbers or texts, it holds double"):
@@ -211,6 +213,17 @@ def test_idx_as_torchvision_keeps_it(tmp_path: Path) -> None:
     make_idx(tmp_path / "raw", ".gz")
     make_idx(tmp_path / "raw")  # unpacked beside the packed ones
     assert len(opened(tmp_path).items) == 10
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_one_idx_file_is_answered_with_the_folder_to_name(tmp_path: Path, suffix: str) -> None:
+    make_idx(tmp_path, suffix)
+    with pytest.raises(DataError, match="name the folder that holds the images and labels files"):
+        opened(tmp_path / f"train-images-idx3-ubyte{suffix}")
+    renamed = (tmp_path / f"t10k-labels-idx1-ubyte{suffix}").rename(tmp_path / "labels")
+    message = "name the folder" if not suffix else "no usable tar file"  # told by its first bytes
+    with pytest.raises(DataError, match=message):
+        opened(renamed)
 
 
 def test_idx_files_that_do_not_fit(tmp_path: Path) -> None:
@@ -355,6 +368,21 @@ def test_hub_dataset_from_the_cache(tmp_path: Path, hub_cache: Path) -> None:
     add_to_cache(hub_cache, "code", {"dataset.py": b"raise SystemExit"})
     with pytest.raises(DataError, match="no image at all"):
         opened("org/code")
+
+
+def test_a_hub_id_of_several_datasets_is_answered_with_what_to_type(
+    tmp_path: Path, hub_cache: Path
+) -> None:
+    rows = write_parquet(tmp_path / "x.parquet", [0, 1]).read_bytes()
+    files = {f"{size}/{split}/0.parquet": rows for size in ("160px", "320px")
+             for split in ("train", "validation")}  # fmt: skip
+    add_to_cache(hub_cache, "sizes", files)
+    told = (
+        r"\['160px', '320px'\]; fetch one with 'hf download --repo-type dataset org/sizes "
+        r"--include \"160px/\*\" --local-dir DIR' and name its folder, DIR/160px"
+    )
+    with pytest.raises(DataError, match=told):
+        opened("org/sizes")
 
 
 @pytest.mark.parametrize("allow_download", [False, True])

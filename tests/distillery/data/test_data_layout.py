@@ -52,7 +52,7 @@ def test_wrapping_folders_are_passed_through() -> None:
     assert arranged("x/train/a/1.png", "x/train/b/2.png") == plain  # one split alone is none
     names, items, notes = arranged("top/a/1.png", "top/b/2.png", "top/b/3.png", "top/cover.png")
     assert names == ("a", "b") and "top/cover.png" not in items
-    assert notes == ("1 images outside of any class folder were left out",)
+    assert notes == ("1 image outside of any class folder was left out",)
 
 
 def test_a_class_may_be_called_train() -> None:
@@ -69,7 +69,7 @@ def test_a_flat_test_folder_beside_train_is_left_out_with_a_note() -> None:
     )
     assert names == ("a", "b") and set(items) == {"train/a/1.png", "train/b/2.png"}
     assert "'test' has no class folders, so its 2 images were left out" in notes
-    assert "1 images outside of any class folder were left out" in notes
+    assert "1 image outside of any class folder was left out" in notes
 
 
 def test_splits_beside_other_folders_or_without_train_are_refused() -> None:
@@ -143,7 +143,7 @@ def test_a_folder_on_disk(tmp_path: Path) -> None:
     assert source.class_names == ("犬", "猫")
     assert [item.name for item in source.items] == ["犬/2.jpeg", "猫/1.PNG"]
     assert source.items[0].read().size == (6, 6)
-    assert source.notes == ("1 folders without images were left out: 'bird'",)
+    assert source.notes == ("1 folder without images was left out: 'bird'",)
     assert source.reference == tmp_path.name  # folders above are nobody's business
 
 

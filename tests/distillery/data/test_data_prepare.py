@@ -1,6 +1,7 @@
 """A prepared dataset: the same content gives the same bytes, broken files are named."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,42 @@ def test_a_class_with_too_few_images_is_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def given_source(splits: str, broken: tuple[int, ...] = (), **fields) -> Source:
+    """As `make_source`, image i in the split whose first letter stands at i."""
+    names = {"t": "train", "v": "validation", "e": "test"}
+    plain = make_source(len(splits), broken, **fields)
+    items = [replace(i, split=names[s]) for i, s in zip(plain.items, splits, strict=True)]
+    return replace(plain, items=items)
+
+
+@pytest.mark.parametrize("splits", ["tttttttttteeee", "ttttttttttvveeee"])
+@pytest.mark.parametrize(("letter", "name"), [("e", "test"), ("t", "train")])
+def test_a_given_split_of_broken_files_is_refused_instead_of_drawn(
+    tmp_path: Path, splits: str, letter: str, name: str
+) -> None:
+    broken = tuple(i for i, split in enumerate(splits) if split == letter)
+    message = rf"has a {name} split, but none of its files can be used .* which is cut short"
+    with pytest.raises(DataError, match=message):
+        prepare(given_source(splits, broken), tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    facts = prepare(given_source(splits, broken[1:]), tmp_path / "one") if letter == "e" else None
+    assert facts is None or sum(facts["counts"]["test"]) == 1
+
+
+def test_a_given_validation_split_of_broken_files_is_refused(tmp_path: Path) -> None:
+    source = given_source("ttttttttttvveeee", (10, 11))
+    with pytest.raises(DataError, match="remove the validation split to have one drawn"):
+        prepare(source, tmp_path / "out")
+
+
+def test_a_class_that_a_held_out_split_lacks_is_noted(tmp_path: Path) -> None:
+    facts = prepare(given_source("ttttttttttvvee", (10, 13)), tmp_path / "out")
+    assert facts["notes"] == [
+        "class 'a' has no validation images: choices between results know nothing of it",
+        "class 'b' has no test images: figures say nothing of it",
+    ]
+
+
 def test_cancelling_leaves_nothing_behind(tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         if progress.step:
@@ -194,6 +231,25 @@ def test_repeated_and_leaked_images_are_found(tmp_path: Path) -> None:
     }  # fmt: skip
     assert facts["leakage"]["test"] == {"count": 1, "other_label": 1, "names": [["9", "8"]]}
     assert facts["leakage"]["validation"]["count"] == 0
+
+
+def test_test_images_that_are_repeated_or_in_validation_are_found(tmp_path: Path) -> None:
+    values = {10: 50, 11: 51, 12: 50, 13: 50, 14: 52, 15: 51}
+    splits = dict(enumerate(["train"] * 10 + ["validation"] * 2 + ["test"] * 4))
+    items = [
+        Item(f"{i:02d}", i % 2, split, lambda i=i: np.full((1, 4, 4), values.get(i, i), np.uint8))
+        for i, split in splits.items()
+    ]
+    source = Source(kind="x", reference="y", class_names=("a", "b"), items=items)
+    facts = prepare(source, tmp_path / "out")
+    assert facts["test_repeats"] == {
+        "validation": {
+            "count": 3, "other_label": 1, "names": [["12", "10"], ["13", "10"], ["15", "11"]],
+        },
+        "test": {"count": 1, "other_label": 1, "names": [["13", "12"]]},
+    }  # fmt: skip
+    assert not any(finding["count"] for finding in facts["leakage"].values())
+    assert not facts["duplicates"]["count"]
 
 
 def test_survey_sees_gray_pictures_stored_as_rgb() -> None:

@@ -9,6 +9,7 @@ from distillery.data.splits import (
     assign_splits,
     draw_fraction,
     draw_stratified,
+    lacking_classes,
     settle_given,
 )
 from distillery.errors import ConfigError, DataError
@@ -118,3 +119,16 @@ def test_a_fixed_total_is_met_exactly() -> None:
 def test_impossible_settings_are_refused(fields: dict) -> None:
     with pytest.raises(ConfigError):
         DataConfig(**fields)
+
+
+def test_classes_without_held_out_images_are_named_up_to_three() -> None:
+    counts = {"train": [5, 5, 5, 5, 0], "validation": [1, 1, 1, 1, 0], "test": [0, 0, 0, 0, 0]}
+    assert lacking_classes(counts, "abcde") == (
+        "4 classes have no test images ('a', 'b', 'c', ...): figures say nothing of them",
+    )
+    counts = {"train": [5, 5], "validation": [0, 0], "test": [1, 0]}
+    assert lacking_classes(counts, "ab") == (
+        "2 classes have no validation images ('a', 'b'): choices between results know nothing of "
+        "them",
+        "class 'b' has no test images: figures say nothing of it",
+    )

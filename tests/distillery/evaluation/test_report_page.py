@@ -221,6 +221,10 @@ def test_repeated_and_leaked_images_are_counted() -> None:
     none = {"validation": finding(0), "test": finding(0)}
     text = page(dataset={**data, "duplicates": finding(0), "leakage": none}).text
     assert "exact duplicates none" in text and "in other splits none" in text
+    assert "duplicates in test" not in text  # a report from before they were looked for
+    twice = {"validation": finding(2), "test": finding(0)}
+    text = page(dataset={**data, "test_repeats": twice}).text
+    assert "test images in validation 2" in text and "exact duplicates in test none" in text
 
 
 def test_small_groups_have_no_number_and_come_last() -> None:
