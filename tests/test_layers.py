@@ -14,6 +14,7 @@ ALLOWED = {
     "distillery.progress": set(),
     "distillery.files": set(),
     "distillery.replay": set(),
+    "distillery.wording": set(),
     "distillery.tensorfile": {"distillery.files"},
     "distillery.checkpoint": {"distillery.tensorfile"},
 }

@@ -12,6 +12,7 @@ from typing import Any
 
 from distillery.bundle.dataset import DistilledDataset
 from distillery.bundle.schema import FILE_NAME, Origin
+from distillery.wording import counted
 
 MAX_LISTED_CLASSES = 100
 _SIZES = [(1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M")]
@@ -33,7 +34,7 @@ def card_text(dataset: DistilledDataset, report: dict[str, Any] | None) -> str:
     )
     parts = [
         _front_matter(dataset, source, facts),
-        f"# {plain(source)}, distilled to {_count(dataset.images_per_class, 'image')} per class\n",
+        f"# {plain(source)}, distilled to {counted(dataset.images_per_class, 'image')} per class\n",
         _introduction(dataset, source),
         _LOADING,
         _results(facts),
@@ -123,10 +124,6 @@ def _licence_tag(dataset: DistilledDataset, facts: Mapping[str, Any]) -> str:
     return known[0] if len(named) == len(known) == 1 else "other"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def _introduction(dataset: DistilledDataset, source: str) -> str:
     _, channels, height, width = dataset.images.shape
     colour = "colour" if channels == 3 else "grey"
@@ -135,7 +132,7 @@ def _introduction(dataset: DistilledDataset, source: str) -> str:
     if dataset.formation_factor > 1:
         made = made.replace(", unaltered,", "")
     return (
-        f"{_count(len(dataset), noun)} ({height} x {width}, {colour}) in {classes}, "
+        f"{counted(len(dataset), noun)} ({height} x {width}, {colour}) in {classes}, "
         f"{made} {plain(source)}: few enough to train a network in seconds.\n"
         + _start(dataset)
         + _packing(dataset)

@@ -133,4 +133,6 @@ def test_real_photographs_fall_back_to_real_images(shared_data: Path, tmp_path: 
     bundle = distillery.load(result.bundle / "distilled.safetensors")
     assert bundle.metadata["start"] == "real" and bundle.images.shape == (20, 3, 32, 32)
     report = read_json(result.bundle / "report.json")
-    assert "real images were chosen and refined instead" in report["fallback"]["reason"]
+    kept = facts(result, "refine")["kept"]  # on so little work the first attempt may not help
+    outcome = "chosen and refined instead" if kept else "as they were: no refinement was better"
+    assert outcome in report["fallback"]["reason"]
