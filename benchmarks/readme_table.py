@@ -105,6 +105,7 @@ def table() -> str:
             *_matching(),
             *full_table(RESULTS),
             *_robust(),
+            *_choices(),
             *_whole_run(),
             *_speed(),
             *_chaos(),
@@ -186,6 +187,44 @@ def _robust() -> list[str]:
             f"test seeds: {', '.join(figures)} (95 % interval; `robust_objective.json`)."
         )
     return found
+
+
+def _choices() -> list[str]:
+    """Return the tables of refinements that were tried for the default, one a dataset."""
+    found = []
+    for path in sorted(RESULTS.glob("refine_choice*.json")):
+        result = read_json(path)
+        lines = [
+            f"**Which refinement is the default? {Path(result['dataset']).name}, "
+            f"{result['images_per_class']} images per class** ({result['judged_on']}; "
+            "% of students of refined random real images; difference to `clusters` in points, "
+            "mean ± standard error over pairs)",
+            "",
+            "| refined by | cells | accuracy | worst cluster | accuracy against clusters | "
+            "CPU seconds |",
+            "|---" * 6 + "|",
+        ]
+        ordered = sorted(result["rows"].items(), key=lambda one: -one[1]["accuracy"])
+        for name, row in ordered:
+            figures = " | ".join(f"{100 * row[one]:.1f}" for one in ("accuracy", "cluster_min"))
+            lines.append(
+                f"| {name} | {row['cells']} | {figures} | "
+                f"{_against(row['against_default']['accuracy'])} | {row['seconds']:.0f} |"
+            )
+        command = result["environment"]["command"]
+        choice = f"By accuracy alone the choice is: {result['choice']}."
+        chosen = f"{choice} `{command}` (`{path.name}`)."
+        found += ["\n".join(lines), chosen]
+    return found
+
+
+def _against(difference: dict[str, Any] | None) -> str:
+    """Return a paired difference in points with its standard error."""
+    if difference is None:
+        return ""
+    error = difference["standard_error"]
+    spread = "" if error is None else f" ± {100 * error:.1f}"
+    return f"{100 * difference['mean']:+.1f}{spread}"
 
 
 def _tried(name: str, study: dict[str, Any]) -> str:
