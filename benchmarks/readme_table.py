@@ -297,10 +297,11 @@ def _whole_run() -> list[str]:
     result = read_json(RESULTS / "whole_run.json")
     first, cached = result["rows"]
     peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
+    note = f" {result['note']}" if "note" in result else ""
     return [
         f"The default run takes {first['seconds']:.0f} s on {_machine(result)} from nothing, and "
         f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
-        f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`)."
+        f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`).{note}"
     ]
 
 
