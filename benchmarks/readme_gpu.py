@@ -55,8 +55,12 @@ def full_table(results: Path) -> list[str]:
         if row[networks[0]]:
             lines.append(_full_row(name, row, networks))
     command = result["environment"]["command"]
-    note = f" {result['note']}" if "note" in result else ""
-    return ["\n".join(lines), f"`{command}` (`{path.name}`).{note}"]
+    return ["\n".join(lines), f"`{command}` (`{path.name}`).{note_of(result)}"]
+
+
+def note_of(result: dict[str, Any]) -> str:
+    """Return what a result file says of itself beside its numbers, behind a space, or nothing."""
+    return f" {result['note']}" if "note" in result else ""
 
 
 def _full_row(name: str, row: dict[str, Any], networks: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cifar_table import PUBLISHED
-from benchmarks.readme_gpu import full_table, gpu_host
+from benchmarks.readme_gpu import full_table, gpu_host, note_of
 from distillery.files import read_json
 
 ROOT = Path(__file__).parent.parent
@@ -97,8 +97,9 @@ def table() -> str:
         parts += [_one(name, key.removeprefix("ipc"), rows) for key, rows in tables]
         command = f"`python -m benchmarks.{file.removesuffix('.json')}`"
         result = read_json(RESULTS / file)
-        note = f" {result['note']}" if "note" in result else ""
-        parts.append(f"{command} on {_machine(result)} (`benchmarks/results/{file}`).{note}")
+        parts.append(
+            f"{command} on {_machine(result)} (`benchmarks/results/{file}`).{note_of(result)}"
+        )
     return "\n\n".join(
         [
             *parts,
@@ -297,11 +298,10 @@ def _whole_run() -> list[str]:
     result = read_json(RESULTS / "whole_run.json")
     first, cached = result["rows"]
     peak, evaluation = first["peak_memory_bytes"] / 1e9, cached["stages"]["evaluate"]
-    note = f" {result['note']}" if "note" in result else ""
     return [
         f"The default run takes {first['seconds']:.0f} s on {_machine(result)} from nothing, and "
         f"{cached['seconds']:.0f} s with a cached base, of which {evaluation:.0f} s are "
-        f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`).{note}"
+        f"evaluation; peak memory {peak:.2f} GB (`whole_run.json`).{note_of(result)}"
     ]
 
 

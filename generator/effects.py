@@ -35,8 +35,6 @@ WHOLE_EFFECTS = (
 FALLBACK_NAMES = {
     ("fine_tuned", "selected"): "selected real images, against samples of the fine-tuned base",
     ("plain_dit", "selected"): "selected real images, against plain samples of the base",
-    ("fine_tuned", "ours"): "selected real images, against samples of the fine-tuned base",
-    ("plain_dit", "ours"): "selected real images, against plain samples of the base",
     ("real_refined", "ours"): "the selection of real images, against k-medoids refined alike",
 }
 """What comparisons of (set without, set with) show where real images took the place of samples."""
@@ -59,13 +57,16 @@ def stage_effects(
     """
     rows = {row["name"]: row for row in main_rows(results)}
     names = FALLBACK_NAMES if is_fallback else {}
-    tuning: tuple[tuple[str, str, str], ...]
     tuning = GENERATED_EFFECTS if "fine_tuned" in rows else UNTUNED_EFFECTS
-    if "selected" not in rows:  # without refinement the chosen images are our set
-        tuning = tuple((what, a, "ours" if b == "selected" else b) for what, a, b in tuning)
-    effects = [
-        _effect(names.get((without, with_), what), rows[without], rows[with_], without, with_)
+    compared = [
+        (names.get((without, with_), what), without, with_)
         for what, without, with_ in (*tuning, *REFINED_EFFECTS[kept], *WHOLE_EFFECTS)
+    ]
+    if "selected" not in rows:  # without refinement the chosen images are our set
+        compared = [(what, a, "ours" if b == "selected" else b) for what, a, b in compared]
+    effects = [
+        _effect(what, rows[without], rows[with_], without, with_)
+        for what, without, with_ in compared
         if without in rows and with_ in rows
     ]
     for row in results["soft"] if results["hard"] else ():

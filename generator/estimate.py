@@ -13,14 +13,13 @@ from distillery.machine import Machine, use_threads
 from distillery.models.config import PixelDiTConfig, dit_num_parameters
 from generator import speeds as pricing
 from generator.config import DistillConfig
+from generator.defaults import TINY_PX
 from generator.planned import Look, Plan
 from generator.speeds import Speeds
 from generator.work import BaseDescription, describe_base, nominal_prices, work_of
 
 SD_VAE_BYTES = 335e6
 """Weights of the autoencoder of the published bases."""
-TINY_PX = 16
-"""Networks for images up to this size are timed within a moment."""
 PROCESS_BYTES = 0.6e9
 """Python with torch, diffusers and the networks of the evaluation (measured: digits)."""
 

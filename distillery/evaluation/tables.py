@@ -106,10 +106,11 @@ def ratio_table(work: Work) -> list[dict[str, Any]]:
     assert train is not None, "the table of ratios reads the train split"
     ipc = work.setting.case.images_per_class
     counts = [count for count in RATIOS if count < ipc] + [ipc]
+    pictures = pictures_per_image(work)
     trials: dict[str, list[Trial]] = {}
     for network in work.setting.recipes:
         for count in counts:
-            ours = first_of(distilled, count * pictures_per_image(work))
+            ours = first_of(distilled, count * pictures)
             reals = random_reals(train, count, work.seed)
             for kind, image_set in (("distilled", ours), ("real", reals)):
                 name = f"{kind}-{count}"

@@ -116,8 +116,7 @@ def _possible(config: DistillConfig, reals: Reals, *, is_fallback: bool) -> tupl
     if config.refine.start == "real":
         raise ConfigError(
             f"a real start takes {num_chosen(config)} training images of every class, and the "
-            "smallest has fewer: use fewer images per class, or leave refine.start at "
-            "auto"
+            "smallest has fewer: use fewer images per class, or leave refine.start at auto"
         )
     return tuple(start for start in starts if start != "real")
 

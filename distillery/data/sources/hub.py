@@ -62,8 +62,8 @@ def open_hub(repo_id: str, revision: str | None, config: DataConfig) -> Source:
     folder = _snapshot(repo_id, revision, config.allow_download)
     # files in a snapshot are links to the blobs of the same repository
     repository = folder.parent.parent
-    if parquet_files(folder, repository):
-        _refuse_several(repo_id, revision, configurations(folder, repository))
+    if files := parquet_files(folder, repository):
+        _refuse_several(repo_id, revision, configurations(folder, files))
         source = open_parquet(
             folder, max_pixels=config.max_image_pixels, label_column=config.label_column,
             reference=repo_id, boundary=repository,

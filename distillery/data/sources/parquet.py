@@ -119,12 +119,13 @@ def parquet_files(folder: Path, boundary: Path | None = None) -> list[Path]:
     return sorted(found)
 
 
-def configurations(folder: Path, boundary: Path | None = None) -> list[str]:
+def configurations(folder: Path, files: Sequence[Path]) -> list[str]:
     """Return the folders below `folder`, "." among them, that each hold a dataset of their own.
 
-    Arguments and errors: see `parquet_files`.
+    Args:
+        folder: Where they were looked for.
+        files: What `parquet_files` found there.
     """
-    files = parquet_files(folder, boundary)
     return sorted({_without_split("/".join(p.relative_to(folder).parts)) for p in files})
 
 
@@ -142,9 +143,10 @@ def _files(
     """Return the split of each (name, file) to read, and notes."""
     if path.is_file():
         return {(path.name, path): None}, ()
+    found = parquet_files(path, boundary)
     files = {("/".join(p.relative_to(path).parts), p): split_of(p.relative_to(path).parts)
-             for p in parquet_files(path, boundary)}  # fmt: skip
-    folders = configurations(path, boundary)
+             for p in found}  # fmt: skip
+    folders = configurations(path, found)
     if len(folders) > 1:
         below = next(name for name in folders if name != ".")
         raise DataError(
