@@ -17,6 +17,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from distillery.seeds import derive_seed, numpy_rng
 from generator.config import DistillConfig
 from generator.controls import random_real
 from generator.plan import make_plan
-from generator.refinement import SetScorer, pictures_of, refine_images
+from generator.refinement import SetScorer, pictures_of, refine_images, train_number
 from generator.stage import run_stage
 from generator.stages import prepare
 from generator.stages.common import Reals
@@ -148,8 +149,9 @@ class Fold:
         pictures = config.images_per_class * config.refine.pictures_per_image
         start = random_real(self.reals, replace(config, images_per_class=pictures), 0)
         refined = refine_images(
-            start.images, start.labels, self.reals, self.clusters, config,
+            start.images, start.labels, self.reals, config,
             scorer=SetScorer(self.reals, config), seed=derive_seed(config.seed, "refine"),
+            proxy_of=partial(train_number, self.reals, self.clusters, config),
             checkpoint=lambda _: None, on_progress=ignore_progress,
         )  # fmt: skip
         seconds = time.process_time() - began

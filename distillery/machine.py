@@ -17,6 +17,9 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Where Linux tells a container its limits (control groups, version 2)."""
 
 
+CPU_FACTS = Path("/proc/cpuinfo")
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """Cores, memory and accelerator."""
@@ -49,6 +52,15 @@ def available_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
     quota, _, period = _group_limit("cpu.max").partition(" ")
     return min(cores, math.ceil(int(quota) / int(period))) if quota.isdigit() else cores
+
+
+def is_intel_cpu() -> bool:
+    """Say whether the processor calls itself Intel's, where the system tells."""
+    try:
+        told = CPU_FACTS.read_text()
+    except OSError:  # not Linux: Windows tells the maker in the name
+        told = platform.processor()
+    return "GenuineIntel" in told
 
 
 def memory_limit_bytes() -> int:

@@ -1,5 +1,6 @@
 """Settings of pretraining and fine-tuning. No torch: the API process reads this file too."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,6 +26,9 @@ class PretrainConfig:
     """Decay of the averaged weights, which are the ones that sample."""
     label_dropout: float = 0.1
     """Share of samples whose label is replaced by the null class, for guidance."""
+    max_snr: float | None = 1.0
+    """Cap of the signal-to-noise ratio in the weight of a step of the diffusion; None: all weigh
+    the same."""
     base_seed: int = 0
     """Seed of weights, batches and noise; independent of the job's seed."""
 
@@ -38,6 +42,10 @@ class PretrainConfig:
         _check_rates("pretrain", self.learning_rate, self.label_dropout)
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"pretrain.ema_decay must be in [0, 1), got {self.ema_decay}")
+        if self.max_snr is not None and not 0 < self.max_snr < math.inf:
+            raise ConfigError(
+                f"pretrain.max_snr must be a number above 0, or null for none, got {self.max_snr}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

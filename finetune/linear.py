@@ -1,7 +1,8 @@
-"""Linear layers on a CPU through oneDNN, which is about twice as fast here as torch's default.
+"""Linear layers through oneDNN, which on AMD's CPUs is twice as fast as torch's default.
 
-On x86 torch multiplies float32 matrices with MKL; oneDNN, also inside torch, reached 446 GFLOP/s
-where MKL reached 206 (docs/method.md). Elsewhere, and under autocast, nothing changes.
+On x86 torch multiplies float32 matrices with MKL. On an AMD CPU oneDNN, also inside torch, reached
+446 GFLOP/s where MKL reached 206; on an Intel one both are alike and the way to oneDNN costs a
+fifth of a step (docs/method.md). There, elsewhere, and under autocast, nothing changes.
 Shapes: ... any leading dimensions, T tokens, I features in, O features out.
 """
 
@@ -16,16 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from distillery.machine import is_intel_cpu
+
 SMALLEST_PRODUCT = 2**20
 """Multiplications below which oneDNN's preparations cost more than it saves (measured here)."""
 
 
 @cache
-def _has_onednn() -> bool:
-    """Say whether this build of torch offers oneDNN's linear map for float32 on an x86 CPU."""
+def _onednn_pays() -> bool:
+    """Say whether oneDNN is the faster one here, and this build of torch offers its linear map."""
     # not in the public interface: torch's own compiler calls it, so a build may lack it
     return (
         platform.machine() in ("x86_64", "AMD64")
+        and not is_intel_cpu()
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
@@ -41,7 +45,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if x.device.type != "cpu" or not {x.dtype, weight.dtype} == {torch.float32}:
         return F.linear(x, weight, bias)
-    if not _has_onednn() or torch.is_autocast_enabled("cpu"):
+    if not _onednn_pays() or torch.is_autocast_enabled("cpu"):
         return F.linear(x, weight, bias)
     if x.numel() * weight.shape[0] < SMALLEST_PRODUCT:
         return F.linear(x, weight, bias)
@@ -87,7 +91,7 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
     Blocks may be nested: the fidelity check of a training run samples, and both use this.
     """
     linears = [module for module in model.modules() if type(module) is nn.Linear]
-    layers = [layer for layer in linears if _has_onednn() and "forward" not in layer.__dict__]
+    layers = [layer for layer in linears if _onednn_pays() and "forward" not in layer.__dict__]
     for layer in layers:
         layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
     try:

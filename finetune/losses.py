@@ -40,6 +40,21 @@ def denoising_loss(eps: Tensor, noise: Tensor) -> Tensor:
     return F.mse_loss(eps.float(), noise)
 
 
+def min_snr_weights(alphas_cumprod: Tensor, max_snr: float) -> Tensor:
+    """Return the weight of each timestep in a loss of predicted noise, mean one, float32 (T,).
+
+    w_t = min(SNR_t, max_snr) / SNR_t with SNR_t = abar_t / (1 - abar_t): nearly clean images, whose
+    noise can hardly be told and hardly matters for a sample, count for less.
+    Source: Hang et al. (2023), "Efficient diffusion training via min-SNR weighting", section 3.4.
+
+    Args:
+        alphas_cumprod: abar, float64 (T,) in [0, 1).
+        max_snr: Above 0.
+    """
+    weights = (max_snr * (1 - alphas_cumprod) / alphas_cumprod).clamp(max=1.0)
+    return (weights / weights.mean()).float()
+
+
 def representativeness_loss(
     predicted: Tensor,
     labels: Tensor,

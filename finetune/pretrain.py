@@ -1,7 +1,8 @@
 """Pretraining of a small pixel-space DiT on the user's own images, from nothing.
 
-Predicts the noise with a mean squared error; AdamW with warm-up and cosine decay; averaged weights.
-Source: Ho et al. (2020), Eq. 14; label dropout: Ho & Salimans (2022).
+Predicts the noise with a weighted squared error; AdamW with warm-up and cosine decay; averaged
+weights. Source: Ho et al. (2020), Eq. 14; weights: Hang et al. (2023); spread timesteps: Kingma et
+al. (2021); label dropout: Ho & Salimans (2022).
 Shapes: N images, B batch, C channels, H and W.
 """
 
@@ -22,13 +23,16 @@ from distillery.models.dit import denoise, disable_label_dropout, label_tables
 from distillery.progress import OnProgress, Progress, ignore_progress
 from distillery.replay import Replayed
 from distillery.seeds import torch_rng
-from finetune.batches import ShuffledEpochs, drop_labels
+from finetune.batches import ShuffledEpochs, drop_labels, spread_timesteps
 from finetune.config import PretrainConfig
 from finetune.ema import update_average, warmed_decay
 from finetune.latents import PixelLatents
 from finetune.linear import fast_linears
+from finetune.losses import min_snr_weights
 
 MAX_GRADIENT_NORM = 1.0
+ADAM_BETAS = (0.9, 0.99)
+"""A run of a thousand steps is too short for the usual .999."""
 REPORT_INTERVAL = 20
 """Steps between two reports; the loss is read from the device then only."""
 
@@ -52,7 +56,7 @@ class _Run:
         self.rate = torch.tensor(config.learning_rate, device=self.device) if on_gpu else None
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=config.learning_rate if self.rate is None else self.rate,
-            weight_decay=0.0, fused=True, capturable=on_gpu,
+            betas=ADAM_BETAS, weight_decay=0.0, fused=True, capturable=on_gpu,
         )  # fmt: skip
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.decay = torch.zeros((), device=self.device) if on_gpu else None
@@ -185,13 +189,15 @@ def _train(
 ) -> None:
     """Take the steps that are left, reporting and saving on the way."""
     latents, rows = data
+    weights = _weights(alphas_cumprod, config).to(run.device)
     alphas_cumprod = alphas_cumprod.to(run.device)
     epochs = ShuffledEpochs(len(rows), config.batch_size, config.base_seed, "pretrain")
     recent: list[Tensor] = []
     decay: float | Tensor = 0.0
 
     def train_on(x0: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor) -> tuple[Tensor]:
-        loss = _loss(transformer, x0, noise, timesteps, rows, alphas_cumprod)
+        errors = _errors(transformer, x0, noise, timesteps, rows, alphas_cumprod)
+        loss = (weights[timesteps] * errors).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(run.parameters, MAX_GRADIENT_NORM)
         run.optimizer.step()
@@ -229,19 +235,26 @@ def _draw(
     """Return images (B, C, H, W), noise, timesteps (B,) and label rows (B,), on the CPU."""
     flips = torch.rand(len(batch), generator=generator) < 0.5
     x0 = latents.batch(batch, flips, generator)
-    timesteps = torch.randint(num_timesteps, (len(batch),), generator=generator)
+    timesteps = spread_timesteps(len(batch), num_timesteps, generator)
     noise = torch.randn(x0.shape, generator=generator)
     return x0, noise, timesteps, drop_labels(rows, null_row, config.label_dropout, generator)
 
 
-def _loss(
+def _weights(alphas_cumprod: Tensor, config: PretrainConfig) -> Tensor:
+    """Return the weight of each timestep in the loss, (T,)."""
+    if config.max_snr is None:
+        return torch.ones(len(alphas_cumprod))
+    return min_snr_weights(alphas_cumprod, config.max_snr)
+
+
+def _errors(
     transformer: nn.Module, x0: Tensor, noise: Tensor, timesteps: Tensor, rows: Tensor,
     alphas_cumprod: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Return the mean squared error of the predicted noise, a scalar on the device."""
+    """Return the mean squared error of each image's predicted noise, (B,)."""
     noisy = add_noise(x0, noise, timesteps, alphas_cumprod)
     eps, _ = split_eps(denoise(transformer, noisy, timesteps, rows), x0.shape[1])
-    return (eps - noise).square().mean()
+    return (eps - noise).square().flatten(1).mean(1)
 
 
 def _read_losses(run: _Run, recent: list[Tensor]) -> None:

@@ -11,18 +11,24 @@ from typing import Any
 import numpy as np
 
 from distillery.data.decode import to_array
-from distillery.evaluation.harness import ImageSet, TestBench, judge, judge_together
+from distillery.evaluation.harness import (
+    ImageSet,
+    TestBench,
+    build_bench,
+    judge,
+    judge_together,
+)
 from distillery.evaluation.inputs import Inputs, Work
 from distillery.evaluation.pool import Figures, Trial, run_trials
 from distillery.evaluation.setting import Setting
 from distillery.evaluation.student import Teacher
-from distillery.evaluation.tables import student_trial
+from distillery.evaluation.tables import BLUR_RADIUS, student_trial
 from distillery.evaluation.together import students_together
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.controls import LABELS
 from generator.stage import Context
-from generator.stages.common import device_of, num_workers
+from generator.stages.common import Reals, device_of, num_workers
 
 MakeSet = Callable[[int], ImageSet]
 """Number of the student -> the set it learns from; the same for all but random draws."""
@@ -56,6 +62,18 @@ def judge_all(
         which: [one for trial in own for one in _each(figures[trial.key])]
         for which, own in trials.items()
     }
+
+
+def bench_of(config: DistillConfig, reals: Reals, setting: Setting | None = None) -> TestBench:
+    """Return the test images at the size that students see, with groups and shifts."""
+    images, labels = reals.dataset.split("test")
+    is_robust = setting is not None and setting.protocol.is_robust
+    return build_bench(
+        images if setting is None else resized(images, setting.case.image_size), labels,
+        normalisation=reals.normalisation, num_classes=reals.num_classes,
+        num_groups=config.evaluate.num_groups, blur_radius=BLUR_RADIUS if is_robust else None,
+        device=reals.device,
+    )  # fmt: skip
 
 
 def _each(figures: Figures) -> list[Figures]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from distillery.data.dataset import Dataset
 from distillery.models.classifiers import Classifier
 from distillery.seeds import numpy_rng
 from generator.config import DistillConfig
@@ -44,9 +45,9 @@ def medoids(labels: np.ndarray, features: Tensor, count: int, seed: int) -> np.n
     return per_class(labels, choose)
 
 
-def has_enough(reals: Reals, config: DistillConfig) -> bool:
+def has_enough(dataset: Dataset, config: DistillConfig) -> bool:
     """Say whether every class has a real image for each picture of the result."""
-    return int(np.bincount(reals.dataset.split("train")[1]).min()) >= num_chosen(config)
+    return int(np.bincount(dataset.split("train")[1]).min()) >= num_chosen(config)
 
 
 def real_start(

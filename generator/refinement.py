@@ -6,10 +6,10 @@ The same code refines the generated start and the real one.
 """
 
 import math
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distillery.bundle.formation import decode_pictures
 from distillery.checkpoint import Checkpoint
-from distillery.errors import Cancelled, ConfigError
+from distillery.errors import ConfigError
 from distillery.evaluation.training import (
     augmentation_of,
     predict_logits,
@@ -41,6 +41,8 @@ from robust.scoring import Gain, score_gain, set_score
 
 MakeProxy = Callable[[int], Classifier]
 """Number of a proxy -> the trained network."""
+ProxyOf = Callable[[int, int], Classifier]
+"""(attempt, number of a proxy in it) -> the trained network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,8 @@ def pictures_of(images: np.ndarray, reals: Reals, factor: int) -> np.ndarray:
 
 
 def refine_images(
-    images: np.ndarray, labels: np.ndarray, reals: Reals, clusters: np.ndarray,
-    config: DistillConfig, *, scorer: "SetScorer", seed: int,
+    images: np.ndarray, labels: np.ndarray, reals: Reals, config: DistillConfig, *,
+    scorer: "SetScorer", proxy_of: ProxyOf, seed: int,
     checkpoint: Callable[[int], Checkpoint | None], on_progress: OnProgress,
     codec: Codec | None = None,
 ) -> Refined:  # fmt: skip
@@ -105,17 +107,16 @@ def refine_images(
         images: Raw images to start from, (N, C, H, W); of packed images one for each picture.
         labels: Their classes, (N,).
         reals: The prepared dataset.
-        clusters: Cluster of each training image inside its class.
         config: The job's.
         scorer: Of whole sets, for this config; one serves several starts.
-        seed: Of proxies, real batches and augmentation.
+        proxy_of: The proxies, which published methods do without.
+        seed: Of real batches and augmentation, and of the networks of a published method.
         checkpoint: Number of an attempt -> where its state is kept, or None.
         on_progress: Told of each step; may raise `Cancelled`.
         codec: The base's autoencoder, where latents move.
     """
     moved = parameterisation_of(reals, config, codec)
     stored, labels = _stored(images, reals, config, moved), labels[:: moved.views]
-    num_proxies = -(-config.refine.num_steps // config.refine.steps_per_proxy)
     sets, validated = [stored], [scorer.losses(stored, labels)]
     curves: list[list[float]] = [[]]
     steps, total = config.refine.num_steps, config.refine.num_steps * config.refine.num_attempts
@@ -134,12 +135,10 @@ def refine_images(
                 seed=attempt_seed, checkpoint=state, on_progress=tell,
             )  # fmt: skip
         else:
-            make = proxy_maker(reals, clusters, config, seed=attempt_seed)
-            with Ahead(make, num_proxies, workers=num_workers(config)) as proxies:
-                refined, losses = _attempt(
-                    images, labels, reals, proxies, config, moved,
-                    seed=attempt_seed, checkpoint=state, on_progress=tell,
-                )  # fmt: skip
+            refined, losses = _attempt(
+                images, labels, reals, partial(proxy_of, attempt), config, moved,
+                seed=attempt_seed, checkpoint=state, on_progress=tell,
+            )  # fmt: skip
         sets.append(refined)
         curves.append(losses)
         validated.append(scorer.losses(refined, labels))
@@ -256,58 +255,35 @@ def _attempt(
     return images, result.losses
 
 
-class Ahead:
-    """Trains the next proxies in other threads while refinement uses the present one.
+def num_proxies(config: DistillConfig) -> int:
+    """Return the proxies that an attempt looks through; published methods train their own."""
+    if not config.refine.enabled or config.refine.objective != "clusters":
+        return 0
+    return -(-config.refine.num_steps // config.refine.steps_per_proxy)
 
-    A proxy depends on its number alone, so what is made ahead is what would be made in turn.
+
+def train_number(
+    reals: Reals, clusters: np.ndarray, config: DistillConfig, attempt: int, number: int, *,
+    on_step: Callable[[int], None] | None = None,
+) -> Classifier:  # fmt: skip
+    """Return a proxy of refinement, whichever start it is for: it saw real images only.
+
+    Args:
+        reals: The prepared dataset.
+        clusters: Cluster of each training image inside its class.
+        config: The job's.
+        attempt: From 1 on.
+        number: Of the proxy in its attempt, from 0 on.
+        on_step: Called with the number of steps done; may raise `Cancelled`.
     """
-
-    def __init__(
-        self, make: Callable[[int, threading.Event], Classifier], count: int, *, workers: int
-    ) -> None:
-        self._make, self._count, self._workers = make, count, workers
-        self._pool = ThreadPoolExecutor(workers)
-        self._futures: dict[int, Future[Classifier]] = {}
-        self._stop = threading.Event()
-
-    def __call__(self, number: int) -> Classifier:
-        """Return the proxy of a number, and start on those after it."""
-        for ahead in range(number, min(number + self._workers, self._count)):
-            if ahead not in self._futures:
-                self._futures[ahead] = self._pool.submit(self._make, ahead, self._stop)
-        for used in [n for n in self._futures if n < number]:
-            del self._futures[used]
-        return self._futures[number].result()
-
-    def __enter__(self) -> "Ahead":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def proxy_maker(
-    reals: Reals, clusters: np.ndarray, config: DistillConfig, *, seed: int
-) -> Callable[[int, threading.Event], Classifier]:
-    """Return the function that trains the proxy of a number, until it is told to stop."""
     images, labels = reals.split("train")
     robust = config.proxy.robust and config.refine.robust
     recipe = replace(config.proxy, num_steps=config.refine.proxy_steps, robust=robust)
-
-    def make(number: int, stop: threading.Event) -> Classifier:
-        def on_step(_: int) -> None:
-            if stop.is_set():
-                raise Cancelled
-
-        proxy = train_proxy(
-            images, labels, clusters, (images[:1], labels[:1]),
-            num_classes=reals.num_classes, config=recipe,
-            augmentation=config.evaluate.student.augmentation,
-            seed=derive_seed(seed, "refine-proxy", number),
-            background=reals.normalisation.background(),
-            on_step=on_step,
-        )  # fmt: skip
-        return proxy.network.requires_grad_(False)
-
-    return make
+    proxy = train_proxy(
+        images, labels, clusters, (images[:1], labels[:1]),
+        num_classes=reals.num_classes, config=recipe,
+        augmentation=config.evaluate.student.augmentation,
+        seed=derive_seed(config.seed, "refine-proxy", attempt, number),
+        background=reals.normalisation.background(), on_step=on_step,
+    )  # fmt: skip
+    return proxy.network.requires_grad_(False)

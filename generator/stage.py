@@ -20,7 +20,7 @@ from distillery.progress import OnProgress, Progress
 from generator.config import DistillConfig
 from generator.entries import PARTIAL, RECORD, Hold, lock_of, note_use, take_within
 
-WAITING = "another job is doing this: waiting"
+WAITING = "another process is doing this: waiting"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,8 @@ class Stage:
     """Whether its folder is in the cache, where other jobs find it."""
     parts: "Parts | None" = None
     """How its work falls into parts that other processes can do ahead of it."""
+    aside: tuple["Stage", ...] = ()
+    """Those of the stages that it reads that are aside (`generator.aside`), as it is itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ def run_stage(
     job: Mapping[str, Any] | None = None,
     checkpoint_interval_s: float = 10.0,
     used_by: str = "",
+    phase: str | None = None,
 ) -> Finished:
     """Return the complete stage under `root`, doing or finishing its work where need be.
 
@@ -179,13 +182,14 @@ def run_stage(
         job: What the report tells of the job.
         checkpoint_interval_s: Seconds between two checkpoints.
         used_by: Name of the job.
+        phase: What waiting is told as; None: the stage's name.
     """
     key, final = _place(stage, config, inputs, root)
     hold = note_use(final, used_by) if stage.is_shared else None
     if (final / RECORD).exists():
         return Finished(stage.name, final, read_json(final / RECORD), True, hold)
-    with locked(lock_of(final), stage.name, on_progress):
-        if (final / RECORD).exists():  # another job has just finished it
+    with locked(lock_of(final), phase or stage.name, on_progress):
+        if (final / RECORD).exists():  # another process has just finished it
             return Finished(stage.name, final, read_json(final / RECORD), True, hold)
         partial = root / f"{final.name}{PARTIAL}"
         partial.mkdir(exist_ok=True)

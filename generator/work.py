@@ -97,8 +97,7 @@ def work_of(
         "finetune": _finetune(config, num_classes, speeds) if config.finetune.enabled else 0.0,
         "generate": 0.2 + load + pool * (per_image + speeds.decode_s),
         "score": _proxy(config, config.proxy.num_steps, speeds) + 0.5,
-        "refine": len(refined_starts(config)) * _refine(config, num_classes, speeds)
-        + _contest(config, num_classes, speeds),
+        "refine": _refine(config, num_classes, speeds) + _contest(config, num_classes, speeds),
         "label": config.label.num_steps * teacher * config.label.enabled,
         "evaluate": _evaluate(config, look, speeds),
         "bundle": 1.0 + 2e-3 * num_classes * ipc,
@@ -126,8 +125,8 @@ def _proxy(config: DistillConfig, num_steps: int, speeds: Speeds) -> float:
 
 
 def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
-    """Return seconds of refining one start: proxies, steps over all images, scores of the sets."""
-    refine = config.refine
+    """Return seconds of refining every start: proxies, steps over all images, scores of sets."""
+    refine, num_starts = config.refine, len(refined_starts(config))
     # DM looks through networks that are never trained; others train theirs for about as long
     has_untrained = refine.objective == "dm" and not (refine.robust and config.proxy.robust)
     proxies = 0 if has_untrained else math.ceil(refine.num_steps / refine.steps_per_proxy)
@@ -137,9 +136,12 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     steps = refine.num_steps * speeds.classifier.of(1) + refine.num_steps * (
         images * speeds.classifier.image_s
     )
-    attempt = proxies * _proxy(config, refine.proxy_steps, speeds) + steps
+    trainings = refine.num_attempts * proxies * _proxy(config, refine.proxy_steps, speeds)
+    if refine.objective != "clusters":  # whose proxies serve every start
+        trainings *= num_starts
     score = refine.num_students * _student(config, num_classes, speeds)
-    return refine.num_attempts * (attempt + score) + score  # the start is scored too
+    moved = refine.num_attempts * (steps + score) + score  # the start is scored too
+    return trainings * (num_starts > 0) + num_starts * moved
 
 
 def _student(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:

@@ -155,10 +155,14 @@ def _work(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Run what is left of a job under a display, until the end or a signal."""
+    from generator.ahead import beside
     from generator.pipeline import STAGES, run_job
 
     names = [stage.name for stage in STAGES]
-    with with_display(names, expected_s, settings, as_json=as_json) as show:
+    with (
+        with_display(names, expected_s, settings, as_json=as_json) as show,
+        beside(folder, job, cache=settings.cache),
+    ):
         run_job(
             folder, job, cache=settings.cache, on_progress=show.on_progress, on_stage=show.on_stage
         )

@@ -45,7 +45,11 @@ class Together:
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         """Copy the weights; the networks are left alone until `hand_back`."""
         self._networks = networks
-        self.weights: dict[str, Tensor] = stack_module_state(list(networks))[0]
+        stacked: dict[str, Tensor] = stack_module_state(list(networks))[0]
+        # in ordinary memory order, the only one that vmap knows
+        self.weights = {
+            name: weight.detach().contiguous().requires_grad_() for name, weight in stacked.items()
+        }
         self._forward = vmap(self._one)
 
     def _one(self, weights: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ ConvNet: Gidaris & Komodakis (2018); AlexNet: Krizhevsky et al. (2012); VGG: Sim
 (2015); all with the sizes of Zhao et al. (2021), which later dataset-distillation papers keep.
 """
 
+import torch
 from torch import Tensor, nn
 
 from distillery.models.classifier_base import FlatClassifier, Norm, Pooling, norm_layer
@@ -55,6 +56,10 @@ class ConvNet(FlatClassifier):
         self.head = nn.Linear(width * (image_size >> depth) ** 2, num_classes)
         self._is_published_pair = norm == "instance" and pooling == "average"
         self.prefers_channels_last = not self._is_published_pair
+        if self.prefers_channels_last:
+            # images follow the order of the weights, and a step of the digits' student is a fifth
+            # quicker in this one
+            self.blocks.to(memory_format=torch.channels_last)
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Return the last feature map, (N, C', H', W')."""

@@ -21,17 +21,12 @@ FEWEST_CHANNELS = 8
 
 
 class ReluMaxPool(nn.Module):
-    """`max_pool2d(relu(x), 2)`, by the quick way where it fits.
-
-    It fits float32 in ordinary memory order on a CPU.
-    """
+    """`max_pool2d(relu(x), 2)`, reordered where that is quicker: float32 in order on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H / 2, W / 2) of (N, C, H, W), rounded down, in the same memory order."""
-        if _fits(x):
-            pooled, _ = _MaxPool.apply(x)
-            return F.relu(pooled)
-        return F.max_pool2d(F.relu(x), SIDE)
+        pooled = _MaxPool.apply(x)[0] if _fits(x) else F.max_pool2d(x, SIDE)
+        return F.relu(pooled)
 
 
 def _fits(x: Tensor) -> bool:

@@ -1,7 +1,7 @@
 """Stage evaluate: students of our set and of every control, on the test split, once.
 
-This is the only stage that reads the test split. Each student's figures are kept as they come, so
-that a killed run goes on at the next student.
+This stage and what it has done aside are all that reads the test split. Each student's figures are
+kept as they come, so that a killed run goes on at the next student.
 """
 
 from collections.abc import Iterator
@@ -9,23 +9,32 @@ from typing import Any
 
 import numpy as np
 
-from distillery.evaluation.harness import ImageSet, TestBench, build_bench, summarise
-from distillery.evaluation.setting import Setting
+from distillery.evaluation.harness import ImageSet, summarise
+from distillery.evaluation.pool import Figures
 from distillery.evaluation.student import Teacher
-from distillery.evaluation.tables import BLUR_RADIUS
 from distillery.files import write_json
 from distillery.tensorfile import read_tensors
+from generator.aside import finished
 from generator.config import DistillConfig, to_dict
-from generator.controls import LABELS, random_real, real_selections
+from generator.controls import LABELS
 from generator.job_protocol import job_setting
-from generator.judging import MakeSet, judge_all, own_students, protocol_students, resized
-from generator.refinement import pictures_of
+from generator.judging import MakeSet, bench_of, judge_all, own_students, protocol_students
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import PLAIN, POOL
-from generator.stages.label import LOGITS, TEACHER
-from generator.stages.refine import REFINED, refined_file
-from generator.stages.score import CHOSEN, PROXY
+from generator.stages.label import LOGITS
+from generator.stages.real_students import (
+    REFINED_STAGE,
+    always,
+    known_figures,
+    real_sets,
+    refined_pictures,
+)
+from generator.stages.real_students import STAGE as STUDENTS_STAGE
+from generator.stages.refine import REFINED
+from generator.stages.refine_real import refined_file
+from generator.stages.score import CHOSEN
+from generator.stages.teacher import TEACHER
 from generator.starts import STARTS
 
 RESULTS = "results.json"
@@ -49,13 +58,16 @@ def run(context: Context) -> StageOutput:
     """Judge every set with every seed and write the rows of the report."""
     reals, config = open_reals(context), context.config
     setting = job_setting(config, reals.num_classes)
-    bench = _bench(config, reals, setting)
+    bench = bench_of(config, reals, setting)
     every = dict(_every_set(context, reals))
     if setting is None:
         labelled = context.facts("label")["enabled"]
-        soft = {"ours": _ours(context, soft=True)} if labelled else {}
+        soft = {"ours": _ours(context, reals, soft=True)} if labelled else {}
         sets = {"hard": every, "soft": soft}
-        runs = judge_all(context, sets, own_students(config, bench))
+        known = _known(context)
+        left = {"hard": {n: make for n, make in every.items() if n not in known}, "soft": soft}
+        runs = judge_all(context, left, own_students(config, bench))
+        runs |= {("hard", name): figures for name, figures in known.items()}
     else:
         labels = setting.protocol.labels
         sets = {kind: every if kind == labels else {} for kind in ("hard", "soft")}
@@ -76,16 +88,17 @@ def run(context: Context) -> StageOutput:
     )
 
 
-def _bench(config: DistillConfig, reals: Reals, setting: Setting | None) -> TestBench:
-    """Return the test images at the size that students see, with groups and shifts."""
-    images, labels = reals.dataset.split("test")
-    is_robust = setting is not None and setting.protocol.is_robust
-    return build_bench(
-        images if setting is None else resized(images, setting.case.image_size), labels,
-        normalisation=reals.normalisation, num_classes=reals.num_classes,
-        num_groups=config.evaluate.num_groups, blur_radius=BLUR_RADIUS if is_robust else None,
-        device=reals.device,
-    )  # fmt: skip
+def _known(context: Context) -> dict[str, list[Figures]]:
+    """Return the figures of the students of sets that are made of real images alone, by set."""
+    if not context.config.evaluate.controls:
+        return {}
+    known = known_figures(finished(context, STUDENTS_STAGE).folder)
+    facts = context.facts("refine")
+    if "real" not in facts["starts"] or context.config.refine.parameterisation == "latent":
+        return known
+    refined = known_figures(finished(context, REFINED_STAGE).folder)["real_refined"]
+    # the same images and the same seeds, whichever name the set has
+    return known | {"ours" if facts["start"] == "real" else "real_refined": refined}
 
 
 def _teacher(context: Context, reals: Reals) -> Teacher:
@@ -94,50 +107,35 @@ def _teacher(context: Context, reals: Reals) -> Teacher:
     return reals.load_classifier(path, context.config.proxy.network).requires_grad_(False)
 
 
-def _ours(context: Context, *, soft: bool) -> MakeSet:
+def _ours(context: Context, reals: Reals, *, soft: bool) -> MakeSet:
     """Return our set, with the teacher's logits where soft labels are judged."""
     logits = None
     if soft:
         logits = read_tensors(context.inputs["label"] / LOGITS)[0]["logits"]
-    return _always(_pictures(context, REFINED, logits))
-
-
-def _pictures(context: Context, file: str, logits: np.ndarray | None = None) -> ImageSet:
-    """Return a refined set as students see it: the pictures that packed images hold."""
-    arrays, _ = read_tensors(context.inputs["refine"] / file)
-    refine = context.config.refine
-    pictures = pictures_of(arrays["images"], open_reals(context), refine.factor)
-    return ImageSet(pictures, np.repeat(arrays["labels"], refine.pictures_per_image), logits)
+    path = context.inputs["refine"] / REFINED
+    return always(refined_pictures(path, reals, context.config, logits))
 
 
 def _stored(path_arrays: dict) -> MakeSet:
     """Return a set that an earlier stage wrote."""
-    return _always(ImageSet(path_arrays["images"], path_arrays["labels"]))
-
-
-def _always(image_set: ImageSet) -> MakeSet:
-    """Return the same set for every student."""
-    return lambda _: image_set
+    return always(ImageSet(path_arrays["images"], path_arrays["labels"]))
 
 
 def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     """Yield our set first, then the controls, in the order of `controls.LABELS`."""
     config = context.config
-    yield "ours", _ours(context, soft=False)
+    yield "ours", _ours(context, reals, soft=False)
     if not config.evaluate.controls:
         return
     if config.refine.enabled:
         chosen, _ = read_tensors(context.inputs["score"] / CHOSEN)
-        yield "selected", _always(_first_of(config, chosen))
+        yield "selected", always(_first_of(config, chosen))
     if config.finetune.enabled:
-        yield "fine_tuned", _always(_first_of_pool(context))
+        yield "fine_tuned", always(_first_of_pool(context))
     yield "plain_dit", _stored(read_tensors(context.inputs["generate"] / PLAIN)[0])
-    yield "random_real", lambda draw: random_real(reals, config, draw)
-    proxy = reals.load_classifier(context.inputs["score"] / PROXY, config.proxy.network)
-    for name, image_set in real_selections(reals, proxy, config).items():
-        yield name, _always(image_set)
+    yield from real_sets(reals, context.inputs["score"], config)
     for name, file in _refined_beside_ours(context):
-        yield name, _always(_pictures(context, file))
+        yield name, always(refined_pictures(context.inputs["refine"] / file, reals, config))
     if config.evaluate.full_data:
         everything = ImageSet(*reals.dataset.split("train"))
         yield "full_data", lambda _: everything

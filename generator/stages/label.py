@@ -9,28 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.evaluation.config import StudentConfig
-from distillery.evaluation.training import (
-    accuracy,
-    predict_logits,
-)
-from distillery.progress import Progress
-from distillery.seeds import derive_seed
+from distillery.evaluation.training import predict_logits
 from distillery.tensorfile import read_tensors, write_tensors
+from generator.aside import finished, take
 from generator.config import DistillConfig, to_dict
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import (
-    Reals,
-    fit_classifier,
-    machine_settings,
-    open_reals,
-    save_classifier,
-)
+from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.refine import REFINED
+from generator.stages.teacher import STAGE as TEACHER_STAGE
+from generator.stages.teacher import TEACHER
 from generator.vision import OWN_TEACHER, load_vision_model, teacher_columns
 
-LOGITS, TEACHER = "logits.safetensors", "teacher.safetensors"
+LOGITS = "logits.safetensors"
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -82,23 +73,11 @@ def _named_logits(context: Context, reals: Reals, images: np.ndarray) -> tuple[T
 
 def _own_logits(context: Context, reals: Reals, images: np.ndarray) -> tuple[Tensor, float]:
     """Return logits (N, K) of a teacher trained on the train split, and its accuracy."""
-    config = context.config
-    recipe = StudentConfig(
-        network=config.proxy.network,
-        num_steps=config.label.num_steps,
-        batch_size=min(128, config.proxy.batch_size),
-        augmentation=config.evaluate.student.augmentation,
-    )
-    seed = derive_seed(config.seed, "teacher")
-    teacher = fit_classifier(
-        reals, *reals.split("train"), recipe, seed=seed,
-        on_step=lambda step: context.on_progress(
-            Progress("label", step, recipe.num_steps, "training the teacher")
-        ),
-    )  # fmt: skip
-    save_classifier(context.folder / TEACHER, teacher)
+    aside = finished(context, TEACHER_STAGE)
+    take(context, aside, TEACHER)
+    teacher = reals.load_classifier(context.folder / TEACHER, context.config.proxy.network)
     logits = predict_logits(teacher, reals.normalised(images)).cpu()
-    return logits, accuracy(teacher, *reals.split("validation"))
+    return logits, aside.record["facts"]["accuracy"]
 
 
 STAGE = Stage("label", 1, ("prepare", "refine"), settings, run)

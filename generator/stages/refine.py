@@ -4,34 +4,34 @@ The set of each start is written beside the result, for the table of controls; o
 is read back by a run that was killed.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distillery.checkpoint import Checkpoint
 from distillery.errors import ConfigError
 from distillery.files import write_json
-from distillery.progress import OnProgress, Progress
-from distillery.seeds import derive_seed
 from distillery.tensorfile import read_tensors, write_tensors
-from generator.config import DistillConfig, key_dict, to_dict
+from generator.aside import finished, take
+from generator.config import DistillConfig
 from generator.real_start import has_enough, real_start
-from generator.refinement import Refined, SetScorer, refine_images
+from generator.refinement import Refined, SetScorer
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import (
-    CLUSTERED_PX,
-    Reals,
-    machine_settings,
-    open_reals,
-    refining_codec,
+from generator.stages.common import Reals, open_reals, refining_codec
+from generator.stages.proxies import STAGE as PROXIES_STAGE
+from generator.stages.proxies import load_proxies
+from generator.stages.proxy import PROXY, clusters_in
+from generator.stages.refine_real import STAGE as REAL_STAGE
+from generator.stages.refine_real import (
+    START,
+    Arrays,
+    read_finished,
+    refine_start,
+    refined_file,
 )
-from generator.stages.score import CHOSEN, CLUSTERS, PROXY, num_chosen
+from generator.stages.refine_real import settings as start_settings
+from generator.stages.score import CHOSEN, num_chosen
 from generator.starts import Start, kept_start, refined_starts, rivals
 from robust.scoring import Gain
 
@@ -39,39 +39,12 @@ REFINED, CURVE = "refined.safetensors", "curve.json"
 NAMES: Mapping[Start, str] = {
     "generated": "generated start", "real": "real start (k-medoids)",
 }  # fmt: skip
-MESSAGES: Mapping[Start, str] = {
-    "generated": "the chosen images", "real": "k-medoids of real images",
-}  # fmt: skip
-"""How the line of a start and its progress are worded."""
-Arrays = dict[str, np.ndarray]
-SEEDS: Mapping[Start, tuple[str, ...]] = {"generated": ("refine",), "real": ("refine", "real")}
+"""How the line of a start is worded."""
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the refined images depend on."""
-    return {
-        "refine": key_dict(config.refine),
-        "starts": refined_starts(config),
-        "proxy": to_dict(config.proxy),
-        "student": to_dict(config.evaluate.student),
-        "images_per_class": config.images_per_class,
-        "seed": config.seed,
-        **machine_settings(config),
-        **_clustering(config),
-    }
-
-
-def _clustering(config: DistillConfig) -> dict[str, Any]:
-    """Return the side at which larger images are clustered for the scores.
-
-    Nothing for small ones: what was computed before larger ones were pooled stays valid.
-    """
-    return {"clustered_px": CLUSTERED_PX} if (config.image_size or 0) > CLUSTERED_PX else {}
-
-
-def refined_file(start: Start) -> str:
-    """Return the name of the file that holds the refined set of a start."""
-    return f"refined-{start}.safetensors"
+    return start_settings(config) | {"starts": refined_starts(config)}
 
 
 def run(context: Context) -> StageOutput:
@@ -84,13 +57,9 @@ def run(context: Context) -> StageOutput:
         facts = {"start": "generated", "kept": 0, "starts": {}}
         return StageOutput("switched off: the chosen images are the result", facts)
     reals = open_reals(context)
-    clusters = read_tensors(context.inputs["score"] / CLUSTERS)[0]["cluster_ids"]
-    sets: dict[Start, Arrays] = {
-        start: chosen if start == "generated" else _real_start(context, reals, clusters)
-        for start in _possible(config, reals, is_fallback=is_fallback)
-    }
     scorer = SetScorer(reals, config)
-    refined = _refine_all(context, reals, clusters, sets, scorer)
+    starts = _possible(config, reals, is_fallback=is_fallback)
+    sets, refined = _refine_all(context, reals, chosen, starts, scorer)
     competing = [one for one in rivals(config, is_fallback=is_fallback) if one in refined]
     gain = None
     if len(competing) > 1:
@@ -111,7 +80,7 @@ def _possible(config: DistillConfig, reals: Reals, *, is_fallback: bool) -> tupl
         ConfigError: If no other was asked for.
     """
     starts = refined_starts(config, is_fallback=is_fallback)
-    if has_enough(reals, config):
+    if has_enough(reals.dataset, config):
         return starts
     if config.refine.start == "real":
         raise ConfigError(
@@ -121,67 +90,33 @@ def _possible(config: DistillConfig, reals: Reals, *, is_fallback: bool) -> tupl
     return tuple(start for start in starts if start != "real")
 
 
-def _real_start(context: Context, reals: Reals, clusters: np.ndarray) -> Arrays:
-    """Return the medoids in the features of the proxy that stage score has trained."""
-    network = context.config.proxy.network
-    proxy = reals.load_classifier(context.inputs["score"] / PROXY, network)
-    return real_start(reals, proxy, clusters, context.config)
-
-
 def _refine_all(
-    context: Context, reals: Reals, clusters: np.ndarray, sets: Mapping[Start, Arrays],
-    scorer: SetScorer,
-) -> dict[Start, Refined]:  # fmt: skip
-    """Return the best set of each start; one that a killed run has finished is read."""
-    codec, found = refining_codec(context), {}
-    for number, (start, arrays) in enumerate(sets.items()):
-        path = context.folder / refined_file(start)
-        if not path.exists():
-            refined = refine_images(
-                arrays["images"], arrays["labels"], reals, clusters, context.config,
-                scorer=scorer, seed=derive_seed(context.config.seed, *SEEDS[start]),
-                checkpoint=partial(_checkpoint, context, start),
-                on_progress=_part_of(context.on_progress, number, len(sets), MESSAGES[start]),
-                codec=codec,
-            )  # fmt: skip
-            _write_finished(path, refined)
-        found[start] = _read_finished(path)
-    return found
+    context: Context, reals: Reals, chosen: Arrays, starts: Sequence[Start], scorer: SetScorer
+) -> tuple[dict[Start, Arrays], dict[Start, Refined]]:
+    """Return each start and its best set; the real one is refined aside, unless latents move."""
+    codec = refining_codec(context)
+    proxy_of = load_proxies(finished(context, PROXIES_STAGE).folder, reals, context.config)
+    sets: dict[Start, Arrays] = {}
+    found: dict[Start, Refined] = {}
+    for start in starts:
+        if start == "real" and codec is None:
+            aside = finished(context, REAL_STAGE)
+            take(context, aside, refined_file(start))
+            sets[start], _ = read_tensors(aside.folder / START)
+            found[start] = read_finished(context.folder, start)
+            continue
+        sets[start] = chosen if start == "generated" else _real_start(context, reals)
+        found[start] = refine_start(
+            context, start, sets[start], reals, scorer=scorer, proxy_of=proxy_of, codec=codec
+        )
+    return sets, found
 
 
-def _checkpoint(context: Context, start: Start, attempt: int) -> Checkpoint:
-    """Return the state of one attempt at a start."""
-    return context.checkpoint(f"{start}-{attempt}")
-
-
-def _write_finished(path: Path, refined: Refined) -> None:
-    """Write the set of a start with how it was chosen."""
-    facts = {"losses": refined.losses, "scores": refined.scores, "kept": refined.kept}
-    arrays = {
-        "images": refined.images, "labels": refined.labels,
-        "validation_losses": refined.validation_losses,
-    }  # fmt: skip
-    write_tensors(path, arrays, {"facts": json.dumps(facts, sort_keys=True)})
-
-
-def _read_finished(path: Path) -> Refined:
-    """Return what `_write_finished` wrote."""
-    arrays, metadata = read_tensors(path)
-    facts = json.loads(metadata["facts"])
-    return Refined(
-        arrays["images"], arrays["labels"], facts["losses"], facts["scores"], facts["kept"],
-        arrays["validation_losses"],
-    )  # fmt: skip
-
-
-def _part_of(on_progress: OnProgress, number: int, count: int, message: str) -> OnProgress:
-    """Return what tells the steps of one start as steps of all: the bar never goes back."""
-
-    def tell(progress: Progress) -> None:
-        step, total = number * progress.total + progress.step, count * progress.total
-        on_progress(replace(progress, step=step, total=total, message=message))
-
-    return tell
+def _real_start(context: Context, reals: Reals) -> Arrays:
+    """Return the medoids in the features of the proxy that stage score has."""
+    config, folder = context.config, context.inputs["score"]
+    proxy = reals.load_classifier(folder / PROXY, config.proxy.network)
+    return real_start(reals, proxy, clusters_in(folder), config)
 
 
 def _write(context: Context, start: Arrays, refined: Refined) -> None:
@@ -257,4 +192,4 @@ def _outcome(config: DistillConfig, start: np.ndarray, refined: Refined) -> str:
     return f"{best}; pixels moved by {100 * moved:.1f} % of their range on average"
 
 
-STAGE = Stage("refine", 5, ("prepare", "base", "score"), settings, run)
+STAGE = Stage("refine", 6, ("prepare", "base", "score"), settings, run)

@@ -1,4 +1,4 @@
-"""Stage score: a robust proxy of the real images, scores of the candidates, the chosen ones.
+"""Stage score: scores of the candidates by a robust proxy of the real images, the chosen ones.
 
 Where the generator's samples are not faithful, selected real images take their place. Where the
 proxy is not sound, it selects nothing: the first candidates of each class are taken, and said so.
@@ -17,29 +17,24 @@ from distillery.errors import ConfigError
 from distillery.evaluation.training import inference_batch, predict_logits
 from distillery.models.classifiers import Classifier
 from distillery.models.features import normalise_features
-from distillery.progress import Progress
-from distillery.seeds import derive_seed, numpy_rng
+from distillery.seeds import numpy_rng
 from distillery.tensorfile import read_tensors, write_tensors
+from generator.aside import finished, take
 from generator.config import DistillConfig, to_dict
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import (
-    Reals,
-    machine_settings,
-    open_reals,
-    rows_to_cluster,
-    save_classifier,
-)
+from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import POOL
+from generator.stages.proxy import CLUSTERS, PROXY, clusters_in, trained_proxy
+from generator.stages.proxy import STAGE as PROXY_STAGE
 from generator.vision import OWN_FEATURES, load_vision_model
-from robust.clusters import cluster_within_classes
-from robust.proxy import Proxy, train_proxy
+from robust.proxy import Proxy
 from robust.scoring import SCORE_NAMES, candidate_scores
 from robust.selection import select
 
 Features = Callable[[np.ndarray], Tensor]
 """Raw images (N, C, H, W) -> features of length one (N, D), on the CPU."""
-CHOSEN, CLUSTERS, PROXY = "chosen.safetensors", "clusters.safetensors", "proxy.safetensors"
+CHOSEN = "chosen.safetensors"
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:
@@ -66,12 +61,11 @@ class Candidates:
 
 
 def run(context: Context) -> StageOutput:
-    """Train the proxy, score the candidates, choose."""
+    """Take the proxy, score the candidates, choose."""
     reals = open_reals(context)
-    clusters = real_clusters(context, reals)
-    write_tensors(context.folder / CLUSTERS, {"cluster_ids": clusters})
-    proxy = fit_proxy(context, reals, clusters)
-    save_classifier(context.folder / PROXY, proxy.network)
+    aside = finished(context, PROXY_STAGE)
+    take(context, aside, CLUSTERS, PROXY)
+    proxy, clusters = trained_proxy(aside, reals, context.config), clusters_in(aside.folder)
     generated = context.facts("generate")
     fallback = not generated["is_faithful"]
     candidates = real_candidates(context, reals) if fallback else _pool(context)
@@ -118,38 +112,6 @@ def _summary(context: Context, proxy: Proxy, fallback: bool) -> str:
 def _selects(context: Context, proxy: Proxy) -> bool:
     """Say whether the features are worth selecting by; a named vision model's always are."""
     return proxy.is_sound or context.config.select.features != OWN_FEATURES
-
-
-def real_clusters(context: Context, reals: Reals) -> np.ndarray:
-    """Return the cluster of each training image inside its class, by k-means on pixels."""
-    images, labels = reals.split("train")
-    return cluster_within_classes(
-        rows_to_cluster(images),
-        labels.cpu().numpy(),
-        clusters_per_class=context.config.proxy.num_clusters,
-        num_classes=reals.num_classes,
-        seed=derive_seed(context.config.seed, "clusters"),
-    )
-
-
-def fit_proxy(context: Context, reals: Reals, clusters: np.ndarray) -> Proxy:
-    """Train the proxy on the train split."""
-    config = context.config
-    images, labels = reals.split("train")
-    return train_proxy(
-        images,
-        labels,
-        clusters,
-        reals.split("validation"),
-        num_classes=reals.num_classes,
-        config=config.proxy,
-        augmentation=config.evaluate.student.augmentation,
-        seed=derive_seed(config.seed, "proxy"),
-        background=reals.normalisation.background(),
-        on_step=lambda step: context.on_progress(
-            Progress("score", step, config.proxy.num_steps, "training the robust proxy")
-        ),
-    )
 
 
 def _pool(context: Context) -> Candidates:

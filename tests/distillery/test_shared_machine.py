@@ -35,6 +35,18 @@ def test_a_container_limits_memory_below_the_machines(control_group: Path) -> No
     assert machine.memory_limit_bytes() == without
 
 
+def test_an_intel_cpu_is_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "CPU_FACTS", facts)
+    facts.write_text("vendor_id\t: GenuineIntel\n")
+    assert machine.is_intel_cpu()
+    facts.write_text("vendor_id\t: AuthenticAMD\n")
+    assert not machine.is_intel_cpu()
+    facts.unlink()  # Windows has no such file
+    monkeypatch.setattr(machine.platform, "processor", lambda: "Intel64 Family 6, GenuineIntel")
+    assert machine.is_intel_cpu()
+
+
 def test_a_container_limits_cores_by_its_quota(
     control_group: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distillery.seeds import torch_rng
-from finetune.batches import ShuffledEpochs, drop_labels
+from finetune.batches import ShuffledEpochs, drop_labels, spread_timesteps
 
 
 def test_an_epoch_holds_every_item_once() -> None:
@@ -39,3 +39,24 @@ def test_labels_are_dropped_in_the_share_asked_for() -> None:
     assert torch.equal(kept, rows)
     assert (dropped == 99).float().mean().item() == pytest.approx(0.25, abs=0.02)
     assert torch.equal(dropped[dropped != 99], rows[dropped != 99])
+
+
+def test_timesteps_of_a_batch_lie_one_in_each_part() -> None:
+    timesteps = spread_timesteps(8, 1000, torch_rng(0))
+    assert (timesteps.sort().values // 125).tolist() == list(range(8))
+    assert timesteps.tolist() != timesteps.sort().values.tolist()
+
+
+def test_each_timestep_alone_is_uniform() -> None:
+    generator = torch_rng(0)
+    drawn = torch.stack([spread_timesteps(3, 6, generator) for _ in range(4000)])
+    for place in drawn.T:
+        assert (torch.bincount(place, minlength=6) / 4000).tolist() == pytest.approx(
+            [1 / 6] * 6, abs=0.03
+        )
+
+
+@pytest.mark.parametrize("count", [1, 5, 2000])
+def test_timesteps_stay_in_range(count: int) -> None:
+    drawn = torch.cat([spread_timesteps(count, 10, torch_rng(seed)) for seed in range(20)])
+    assert 0 <= drawn.min() and drawn.max() <= 9

@@ -8,11 +8,14 @@ from torch import nn
 from finetune import linear
 from finetune.linear import fast_linears, product
 
+HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 
 @pytest.fixture(autouse=True)
 def even_small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Layers of this file are too small to go through oneDNN otherwise."""
+    """Layers of this file are too small to go through oneDNN otherwise, or the CPU is Intel's."""
     monkeypatch.setattr(linear, "SMALLEST_PRODUCT", 0)
+    monkeypatch.setattr(linear, "_onednn_pays", lambda: HAS_ONEDNN)
 
 
 def tensors(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -93,10 +96,21 @@ def test_blocks_may_be_nested() -> None:
 def test_small_products_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(linear, "SMALLEST_PRODUCT", 2 * 12 * 8)
-    monkeypatch.setattr(linear, "_has_onednn", lambda: True)
+    monkeypatch.setattr(linear, "_onednn_pays", lambda: True)
     stand_in = lambda x, w, b, *_: calls.append(len(x)) or F.linear(x, w, b)  # noqa: E731
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", stand_in)
     weight = torch.ones(8, 12)
     product(torch.ones(1, 12), weight)
     product(torch.ones(2, 12), weight)
     assert calls == [2]
+
+
+def test_an_intel_cpu_keeps_torchs_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are as fast there, without the way through Python."""
+    monkeypatch.undo()  # of the fixture
+    monkeypatch.setattr(linear, "is_intel_cpu", lambda: True)
+    linear._onednn_pays.cache_clear()
+    layer = nn.Linear(4, 3)
+    with fast_linears(layer):
+        assert "forward" not in layer.__dict__
+    linear._onednn_pays.cache_clear()

@@ -7,7 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from finetune.losses import Peers, denoising_loss, diversity_loss, representativeness_loss
+from finetune.losses import (
+    Peers,
+    denoising_loss,
+    diversity_loss,
+    min_snr_weights,
+    representativeness_loss,
+)
 from finetune.memory import Ring
 
 BOTH = pytest.mark.parametrize("reduction", ["per_sample", "scalar"])
@@ -211,3 +217,17 @@ def test_denoising_is_the_mean_squared_error() -> None:
     eps, noise = torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
     assert denoising_loss(eps, noise).item() == 2.5
     assert denoising_loss(eps.bfloat16(), noise).dtype == torch.float32
+
+
+def test_min_snr_weights_by_hand() -> None:
+    kept = torch.tensor([0.9, 0.5, 0.2], dtype=torch.float64)  # ratios of 9, 1 and 1/4
+    mean = (1 / 9 + 1 + 1) / 3
+    weights = min_snr_weights(kept, 1.0)
+    assert weights.tolist() == pytest.approx([1 / 9 / mean, 1 / mean, 1 / mean], rel=1e-6)
+    assert min_snr_weights(kept, 4.5).tolist() == pytest.approx([0.6, 1.2, 1.2], rel=1e-6)
+
+
+def test_min_snr_weights_at_their_limits() -> None:
+    kept = torch.tensor([0.9, 0.5, 0.0], dtype=torch.float64)  # nothing left at the last
+    assert torch.equal(min_snr_weights(kept, 1e9), torch.ones(3))
+    assert torch.isfinite(min_snr_weights(kept, 1e-9)).all()

@@ -12,7 +12,9 @@ from distillery.checkpoint import Checkpoint
 from distillery.errors import Cancelled, JobError, TrainingError
 from distillery.models.diffusion import alphas_cumprod
 from distillery.progress import Progress
+from finetune import pretrain as pretraining
 from finetune.config import PretrainConfig
+from finetune.losses import min_snr_weights
 from finetune.pretrain import learning_rate_at, pretrain
 
 ABAR = alphas_cumprod("squaredcos_cap_v2")
@@ -36,6 +38,36 @@ def test_the_loss_falls_and_the_averaged_weights_load(striped_images, tmp_path) 
     assert reports[-1].step == reports[-1].total == 200
     assert reports[-1].metrics["loss"] < 0.7 * reports[0].metrics["loss"]
     build_tiny_dit(seed=9).load_state_dict(averaged, strict=True)
+
+
+@pytest.mark.parametrize("max_snr", [None, 0.5])
+def test_the_loss_weighs_the_squared_error_of_each_image(
+    striped_images, tmp_path, monkeypatch, max_snr
+) -> None:
+    """Value by hand: the first step's loss, from errors that are given."""
+    errors, timesteps = torch.arange(1.0, 9.0), []
+
+    def given(transformer, x0, noise, drawn, rows, _):
+        timesteps.append(drawn)
+        return errors + 0 * sum(p.sum() for p in transformer.parameters())
+
+    monkeypatch.setattr(pretraining, "_errors", given)
+    seen: list[Progress] = []
+    run(striped_images, tmp_path, replace(SHORT, num_steps=1, max_snr=max_snr), seen.append)
+    weights = torch.ones(1000) if max_snr is None else min_snr_weights(ABAR, max_snr)
+    expected = (weights[timesteps[0]] * errors).mean()
+    assert seen[-1].metrics["loss"] == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_errors_reach_every_weight() -> None:
+    transformer = build_tiny_dit()
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn((4, 1, 8, 8), generator=generator)
+    timesteps, rows = torch.tensor([5, 300, 600, 990]), torch.tensor([0, 1, NUM_CLASSES, 1])
+    noise = torch.randn(x0.shape, generator=generator)
+    pretraining._errors(transformer, x0, noise, timesteps, rows, ABAR).sum().backward()
+    assert all(p.grad is not None for p in transformer.parameters())
+    assert transformer.proj_out_2.weight.grad.abs().sum() > 0
 
 
 def test_a_cancelled_run_goes_on_to_the_same_bytes(striped_images, tmp_path) -> None:

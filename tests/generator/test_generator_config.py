@@ -108,6 +108,7 @@ def test_nothing_is_allowed_where_it_means_open() -> None:
         ({"base": {"pretrain": {"learning_rate": -1.0}}}, "pretrain.learning_rate"),
         ({"finetune": {"label_dropout": 1.5}}, "finetune.label_dropout"),
         ({"finetune": {"ema_decay": 1.0}}, "finetune.ema_decay"),
+        ({"base": {"pretrain": {"max_snr": 0.0}}}, "pretrain.max_snr"),
     ],
 )
 def test_settings_that_no_stage_can_use_are_refused_before_any_work(values, message) -> None:

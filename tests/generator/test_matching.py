@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from distillery.progress import ignore_progress
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, from_dict
 from generator.matching import constraints_of, matched, method_of
-from generator.refinement import SetScorer, refine_images
+from generator.refinement import SetScorer, refine_images, train_number
 from generator.stages.common import Reals
 from generator.stages.score import CHOSEN
 from robust.config import RefineConfig, constraint_weights
@@ -71,7 +72,8 @@ def test_constraints_stand_beside_the_default_objective_too(material) -> None:
     for weight in (0.0, 5.0):
         asked = _asking(config, covariance_weight=weight, num_steps=2, num_attempts=1)
         result = refine_images(
-            images, labels, reals, clusters, asked, scorer=SetScorer(reals, asked), seed=3,
+            images, labels, reals, asked, scorer=SetScorer(reals, asked), seed=3,
+            proxy_of=partial(train_number, reals, clusters, asked),
             checkpoint=lambda _: None, on_progress=ignore_progress,
         )  # fmt: skip
         results.append(result)

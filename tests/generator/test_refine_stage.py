@@ -15,15 +15,19 @@ from distillery.errors import ConfigError
 from distillery.files import digest_file, read_json, write_json
 from distillery.progress import Progress, ignore_progress
 from distillery.tensorfile import read_tensors
+from generator import refinement
 from generator.config import DistillConfig, from_dict
 from generator.controls import real_selections
 from generator.real_start import has_enough, real_start
 from generator.refinement import Refined
 from generator.stage import Context, StageOutput
-from generator.stages import refine
+from generator.stages import refine, refine_real
 from generator.stages.common import Reals, open_reals
-from generator.stages.score import CHOSEN, CLUSTERS, PROXY
-from generator.starts import JUDGES
+from generator.stages.proxy import CLUSTERS, PROXY
+from generator.stages.refine_real import MESSAGES
+from generator.stages.score import CHOSEN
+from generator.starts import JUDGES, STARTS, Start
+from robust.proxy import train_proxy
 from robust.scoring import Gain
 
 
@@ -42,9 +46,10 @@ def context_of(smoke: SmokeJob, tmp_path: Path) -> Callable[..., Context]:
     inputs = {name: smoke.stage(name).folder for name in refine.STAGE.reads}
 
     def make(config: DistillConfig, name: str = "stage", **fields: Any) -> Context:
-        (tmp_path / name).mkdir(exist_ok=True)
+        folder = tmp_path / name / "refine-0.partial"  # work aside lies beside it
+        folder.mkdir(parents=True, exist_ok=True)
         values = {"on_progress": ignore_progress, "checkpoint_interval_s": 0} | fields
-        return Context(config, tmp_path / name, inputs, **values)
+        return Context(config, folder, inputs, **values)
 
     return make
 
@@ -84,8 +89,8 @@ def test_a_packed_real_start_has_a_real_image_for_each_picture(
     start = real_start(reals, proxy, clusters, packed)
     assert np.bincount(start["labels"]).tolist() == [8] * 10
     assert len({image.tobytes() for image in start["images"]}) == 80
-    assert has_enough(reals, packed)
-    assert not has_enough(reals, replace(packed, images_per_class=30))  # 120 of some 97
+    assert has_enough(reals.dataset, packed)
+    assert not has_enough(reals.dataset, replace(packed, images_per_class=30))  # 120 of some 97
 
 
 def test_both_starts_are_refined_alike_and_validation_decides(
@@ -105,11 +110,26 @@ def test_both_starts_are_refined_alike_and_validation_decides(
     sets = {s: read_tensors(context.folder / f"refined-{s}.safetensors")[0] for s in scores}
     assert np.array_equal(result["images"], sets[output.facts["start"]]["images"])
     assert not np.array_equal(sets["generated"]["images"], sets["real"]["images"])
-    # one count over all steps of both, which never goes back
-    assert [p.step for p in told] == list(range(1, 13)) and {p.total for p in told} == {12}
+    for message in MESSAGES.values():
+        assert [p.step for p in told if p.message == message] == list(range(1, 7))
     # the generated start moves as it does alone
     alone, _ = read_tensors(smoke.stage("refine").folder / "refined.safetensors")
     assert np.array_equal(sets["generated"]["images"], alone["images"])
+
+
+def test_a_proxy_is_trained_once_for_both_starts(
+    config: DistillConfig, context_of: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[int] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        trained.append(kwargs["seed"])
+        return train_proxy(*args, **kwargs)
+
+    monkeypatch.setattr(refinement, "train_proxy", counted)
+    context = context_of(asking(config, start="auto"))
+    refine.run(context)
+    assert len(trained) == len(set(trained)) == 2  # 6 steps, 3 for each proxy
 
 
 def fake_refinement(monkeypatch: pytest.MonkeyPatch, **scores: list[float]) -> list[str]:
@@ -127,7 +147,7 @@ def fake_refinement(monkeypatch: pytest.MonkeyPatch, **scores: list[float]) -> l
         losses = np.full((JUDGES, count), scores[start][kept] / 3, np.float32)
         return Refined(images, labels, [0.5], scores[start], kept, losses)
 
-    monkeypatch.setattr(refine, "refine_images", refine_images)
+    monkeypatch.setattr(refine_real, "refine_images", refine_images)
     return asked
 
 
@@ -199,16 +219,18 @@ class Killed(BaseException):
     """What no handler sees coming."""
 
 
-@pytest.mark.parametrize(("attempts", "step"), [(1, 2), (1, 6), (1, 9), (1, 12), (2, 6), (2, 10)])
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(("attempts", "step"), [(1, 2), (1, 6), (2, 6), (2, 10)])
 def test_a_kill_at_any_step_of_either_start_changes_no_byte(
-    config: DistillConfig, context_of: Callable[..., Context], attempts: int, step: int
-) -> None:
+    config: DistillConfig, context_of: Callable[..., Context], attempts: int, step: int,
+    start: Start,
+) -> None:  # fmt: skip
     asked = asking(config, start="auto", num_attempts=attempts, num_students=1)
     undisturbed = context_of(asked, "undisturbed")
     output = refine.run(undisturbed)
 
     def kill(progress: Progress) -> None:
-        if progress.step == step:
+        if progress.message == MESSAGES[start] and progress.step == step:
             raise Killed
 
     with pytest.raises(Killed):
@@ -217,7 +239,9 @@ def test_a_kill_at_any_step_of_either_start_changes_no_byte(
     again = context_of(asked, on_progress=told.append)
     assert refine.run(again) == output
     assert written(again.folder) == written(undisturbed.folder)
-    assert min((p.step for p in told), default=step) >= step  # nothing is done twice
+    again_told = [p.step for p in told if p.message == MESSAGES[start]]
+    assert min(again_told, default=step) >= step  # nothing is done twice
+    assert all(p.message in MESSAGES.values() for p in told)  # nor is a proxy trained again
 
 
 @pytest.fixture(scope="module")

