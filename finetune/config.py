@@ -14,11 +14,11 @@ BaseKind = Literal["pixel", "latent"]
 class PretrainConfig:
     """How a small pixel-space DiT is trained from nothing on the user's images."""
 
-    num_steps: int = 2400
+    num_steps: int = 1200
     """Optimiser steps."""
     batch_size: int = 32
     """Images a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Peak of the cosine schedule, after `warmup_steps`."""
     warmup_steps: int = 100
     """Steps of linear warm-up."""

@@ -20,7 +20,7 @@ from typing import Any
 from distillery.data.dataset import Dataset
 from distillery.errors import DistilleryError
 from distillery.files import read_json
-from distillery.machine import available_cores, keep_large_buffers
+from distillery.machine import keep_large_buffers
 from distillery.progress import ignore_progress
 from generator.aside import finish
 from generator.config import DistillConfig, from_dict
@@ -29,6 +29,7 @@ from generator.real_start import has_enough
 from generator.stage import Stage
 from generator.stages import proxies, proxy, real_students, refine_real, teacher
 from generator.starts import refined_starts
+from generator.work import works_ahead
 
 LOG = ".ahead.log"
 """What an unexpected error of this process leaves in the job's folder."""
@@ -37,16 +38,10 @@ WAIT_S = 10.0
 """How long a process that was told to end may take."""
 
 
-def is_worth_it(config: DistillConfig) -> bool:
-    """Say whether a core is left over, and there is enough to do to start a process for it."""
-    is_long = config.preset == "default"
-    return is_long and config.device == "cpu" and available_cores() >= 2 * (config.num_threads or 1)
-
-
 @contextmanager
 def beside(folder: Path, job: Mapping[str, Any], *, cache: Path) -> Iterator[None]:
     """Work ahead of a job in another process while the `with` block runs it, where that pays."""
-    if not is_worth_it(from_dict(job["config"])):
+    if not works_ahead(from_dict(job["config"])):
         yield
         return
     command = [sys.executable, "-m", __spec__.name, str(folder.absolute()), str(cache.absolute())]

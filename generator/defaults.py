@@ -148,7 +148,7 @@ def _full_values(situation: Situation) -> dict[str, Any]:
 def _pretrain_values(situation: Situation) -> dict[str, Any]:
     """Return how long a pixel base is trained, and how fast."""
     if situation.image_size <= TINY_PX:
-        return {"num_steps": 1200, "learning_rate": 5e-3}
+        return {}  # those of the class (base_recipe.json)
     return {"num_steps": 4000, "learning_rate": 4e-3}
 
 

@@ -23,6 +23,10 @@ SD_VAE_BYTES = 335e6
 PROCESS_BYTES = 0.6e9
 """Python with torch, diffusers and the networks of the evaluation (measured: digits)."""
 
+SHARE_BESIDE_AHEAD = {"score": 0.1, "refine": 0.5, "label": 0.1}
+"""What is left of a stage where proxies, real start and teacher are made ahead (measured: digits;
+students of real images are told by the evaluation, and keep both cores busy as before)."""
+
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
@@ -82,6 +86,7 @@ def estimate(
     cache: Path,
     folder: Path | None = None,
     speeds: Speeds | None = None,
+    works_ahead: bool = False,
 ) -> Estimate:
     """Return what a planned job will take.
 
@@ -92,11 +97,14 @@ def estimate(
         folder: Of the job, whose own complete stages cost nothing either.
         speeds: Prices of the units of work; None: measured now, within about 1.5 s, or the nominal
             ones where that would be a tenth of the job: a smoke run of images above 16 px on a CPU.
+        works_ahead: Whether another process does what needs real images alone (`generator.ahead`).
     """
     config, look = plan.config, plan.look
     base = describe_base(config, len(look.class_names))
     speeds = speeds or measure_speeds(config, base, len(look.class_names), machine)
     seconds = work_of(config, look, base, speeds)
+    if works_ahead:
+        seconds |= {name: share * seconds[name] for name, share in SHARE_BESIDE_AHEAD.items()}
     done = finished_stages(config, cache, folder)
     stages = tuple(_stage(name, value, speeds, name in done) for name, value in seconds.items())
     memory, memory_basis = memory_of(config, look, base)

@@ -11,6 +11,7 @@ from typing import Any
 
 from distillery.errors import ModelError
 from distillery.files import read_json
+from distillery.machine import available_cores
 from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig, dit_num_parameters
 from generator.config import DistillConfig
 from generator.job_protocol import job_setting, student_steps
@@ -102,6 +103,15 @@ def work_of(
         "evaluate": _evaluate(config, look, speeds),
         "bundle": 1.0 + 2e-3 * num_classes * ipc,
     }
+
+
+def works_ahead(config: DistillConfig) -> bool:
+    """Say whether another process is to work ahead of a job on this machine (`generator.ahead`).
+
+    A core must be left over, and enough be there to do to start a process for it.
+    """
+    is_long = config.preset == "default"
+    return is_long and config.device == "cpu" and available_cores() >= 2 * (config.num_threads or 1)
 
 
 def _per_image(cost: StepCost, batch_size: int) -> float:

@@ -51,10 +51,13 @@ def make(
     from distillery.machine import probe
     from generator.estimate import estimate
     from generator.plan import make_plan
+    from generator.work import works_ahead
 
     machine = probe()
     plan = make_plan(asked, cache=settings.cache, machine=machine, models=settings.models)
-    return plan, estimate(plan, machine, cache=settings.cache, folder=folder)
+    return plan, estimate(
+        plan, machine, cache=settings.cache, folder=folder, works_ahead=works_ahead(plan.config)
+    )
 
 
 def show_plan(console: "Console", plan: "Plan") -> None:

@@ -59,7 +59,7 @@ class ConvNet(FlatClassifier):
         if self.prefers_channels_last:
             # images follow the order of the weights, and a step of the digits' student is a fifth
             # quicker in this one
-            self.blocks.to(memory_format=torch.channels_last)
+            self.blocks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def feature_map(self, x: Tensor) -> Tensor:
         """Return the last feature map, (N, C', H', W')."""

@@ -33,6 +33,7 @@ from generator.config import DistillConfig
 from generator.public_names import public_name
 from generator.stage import Context
 
+CPU = torch.device("cpu")
 CLUSTERED_PX = 32
 """The largest side at which images are clustered."""
 
@@ -64,7 +65,7 @@ class Reals:
     dataset: Dataset
     normalisation: Normalisation
     num_classes: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def split(self, name: str) -> tuple[NormalisedImages, Tensor]:
         """Return normalised images (N, C, H, W) and labels (N,) of a split, on the device."""
@@ -116,10 +117,14 @@ def rows_to_cluster(images: Images) -> np.ndarray:
 
 
 def open_reals(context: Context) -> Reals:
-    """Return the prepared dataset and the statistics of its train split."""
-    dataset = Dataset.load(context.inputs["prepare"])
+    """Return the prepared dataset of a job, on its device."""
+    return reals_of(Dataset.load(context.inputs["prepare"]), device_of(context.config))
+
+
+def reals_of(dataset: Dataset, device: torch.device = CPU) -> Reals:
+    """Return a prepared dataset with the statistics of its train split."""
     normalisation = measure_normalisation(dataset.split("train")[0])
-    return Reals(dataset, normalisation, len(dataset.class_names), device_of(context.config))
+    return Reals(dataset, normalisation, len(dataset.class_names), device)
 
 
 def load_named_base(config: DistillConfig, folder: Path) -> DiffusionBase:

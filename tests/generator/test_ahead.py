@@ -13,14 +13,15 @@ from distillery.evaluation.harness import judge
 from distillery.files import read_json
 from distillery.progress import Progress
 from distillery.seeds import derive_seed
-from generator import ahead
-from generator.ahead import beside, is_worth_it, stages_ahead, work_ahead
+from generator import ahead, work
+from generator.ahead import beside, stages_ahead, work_ahead
 from generator.config import DistillConfig, from_dict
 from generator.judging import bench_of
 from generator.stage import Context
 from generator.stages.common import open_reals
 from generator.stages.real_students import refined_pictures
 from generator.stages.refine_real import refined_file
+from generator.work import works_ahead
 
 
 @pytest.fixture
@@ -84,10 +85,10 @@ def test_a_process_is_started_only_where_a_core_is_left(
 ) -> None:
     full = replace(config, preset="default")
     for cores, threads, expected in [(2, 1, True), (1, 1, False), (2, 2, False), (8, 4, True)]:
-        monkeypatch.setattr(ahead, "available_cores", lambda cores=cores: cores)
-        assert is_worth_it(replace(full, num_threads=threads)) is expected
-    assert not is_worth_it(config)  # smoke
-    assert not is_worth_it(replace(full, device="cuda"))
+        monkeypatch.setattr(work, "available_cores", lambda cores=cores: cores)
+        assert works_ahead(replace(full, num_threads=threads)) is expected
+    assert not works_ahead(config)  # smoke
+    assert not works_ahead(replace(full, device="cuda"))
 
 
 def wait_for(is_there: Callable[[], bool], seconds: float = 120.0) -> None:
@@ -101,7 +102,7 @@ def wait_for(is_there: Callable[[], bool], seconds: float = 120.0) -> None:
 def test_the_process_works_while_the_block_runs_and_is_gone_after_it(
     smoke: SmokeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "is_worth_it", lambda _: True)
+    monkeypatch.setattr(ahead, "works_ahead", lambda _: True)
     children = []
     real_end = ahead._end
     monkeypatch.setattr(ahead, "_end", lambda child: (children.append(child), real_end(child)))
@@ -117,7 +118,7 @@ def test_the_process_works_while_the_block_runs_and_is_gone_after_it(
 def test_what_it_did_not_expect_is_logged_and_the_job_goes_on(
     smoke: SmokeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ahead, "is_worth_it", lambda _: True)
+    monkeypatch.setattr(ahead, "works_ahead", lambda _: True)
     folder = tmp_path / "job"
     job = new_job(folder, smoke.cache)
     (folder / "job.json").rename(folder / "elsewhere.json")

@@ -114,6 +114,22 @@ def test_every_start_is_refined_in_its_own_stage_and_the_evaluation_refines_noth
     assert seconds("auto", controls=True)["evaluate"] == pytest.approx(expected)
 
 
+def test_a_process_ahead_takes_proxies_real_start_and_teacher_off_the_job(
+    make_plan_of: Callable[..., Plan], tmp_path: Path
+) -> None:
+    alone, beside = (
+        {s.name: s.seconds for s in figures.stages}
+        for figures in (
+            estimate(make_plan_of(), MACHINE, cache=tmp_path, speeds=SPEEDS, works_ahead=ahead)
+            for ahead in (False, True)
+        )
+    )
+    less = {name for name in alone if beside[name] < alone[name]}
+    assert less == {"score", "refine", "label"}
+    assert beside["refine"] == pytest.approx(alone["refine"] / 2)
+    assert all(beside[name] == alone[name] for name in set(alone) - less)
+
+
 def test_the_estimate_adds_up_and_names_its_basis(
     make_plan_of: Callable[..., Plan], tmp_path: Path
 ) -> None:
