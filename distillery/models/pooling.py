@@ -1,8 +1,9 @@
 """ReLU and 2x2 max pooling as one operation for CPUs, with the bits of the two layers.
 
 torch's kernel for images in ordinary memory order is not vectorised, that for channels last is. So
-the images are pooled in that order: a quarter of the time, copies included. It is torch's pooling
-all the same, so each value, and which of equal ones gets the gradient, are the layer's.
+the images are pooled in that order: a quarter of the time, copies included, and those that come in
+it need none. It is torch's pooling all the same, so each value, and which of equal ones gets the
+gradient, are the layer's.
 
 ReLU comes second, when a quarter of the pixels is left. Where the largest of four is above zero, it
 and its place are the same before ReLU and after; elsewhere the result is zero and so is the

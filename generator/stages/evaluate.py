@@ -15,12 +15,12 @@ from distillery.evaluation.student import Teacher
 from distillery.files import write_json
 from distillery.tensorfile import read_tensors
 from generator.aside import finished
-from generator.config import DistillConfig, to_dict
+from generator.config import DistillConfig
 from generator.controls import LABELS
 from generator.job_protocol import job_setting
 from generator.judging import MakeSet, bench_of, judge_all, own_students, protocol_students
 from generator.stage import Context, Stage, StageOutput
-from generator.stages.common import Reals, machine_settings, open_reals
+from generator.stages.common import Reals, open_reals
 from generator.stages.generate import PLAIN, POOL
 from generator.stages.label import LOGITS
 from generator.stages.real_students import (
@@ -29,6 +29,7 @@ from generator.stages.real_students import (
     known_figures,
     real_sets,
     refined_pictures,
+    settings,
 )
 from generator.stages.real_students import STAGE as STUDENTS_STAGE
 from generator.stages.refine import REFINED
@@ -40,18 +41,6 @@ from generator.starts import STARTS
 RESULTS = "results.json"
 PACKED = ("ours", *(f"{start}_refined" for start in STARTS))
 """Sets that hold several pictures in each image where refinement packs them."""
-
-
-def settings(config: DistillConfig) -> dict[str, Any]:
-    """Return what the figures depend on."""
-    return {
-        "evaluate": to_dict(config.evaluate),
-        "pictures_per_image": config.refine.pictures_per_image,
-        "network": config.proxy.network,
-        "images_per_class": config.images_per_class,
-        "seed": config.seed,
-        **machine_settings(config),
-    }
 
 
 def run(context: Context) -> StageOutput:
