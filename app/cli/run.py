@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import JobError
 from distillery.files import expand_user, read_json, write_json
+
+if TYPE_CHECKING:
+    from generator.ahead import Ahead
 
 ESTIMATE_FILE = "estimate.json"
 """Expected seconds of each stage, for the bars of a continued job."""
@@ -54,16 +57,19 @@ def verb(
         folder = expand_user(out_folder) if out_folder else default_folder(asked)
         start_local()
         planning.check_early(asked, folder)
-        with crashes_logged([folder, settings.cache]):
-            _run(asked, folder, settings, as_json=as_json, yes=yes)
+        from generator.ahead import Ahead  # its start comes before the imports that take long
+
+        with crashes_logged([folder, settings.cache]), Ahead(asked) as ahead:
+            _run(asked, folder, settings, ahead, as_json=as_json, yes=yes)
 
 
 run_verb = with_request(verb)
 
 
 def _run(
-    asked: dict[str, Any], folder: Path, settings: Settings, *, as_json: bool, yes: bool
-) -> None:
+    asked: dict[str, Any], folder: Path, settings: Settings, ahead: "Ahead", *, as_json: bool,
+    yes: bool,
+) -> None:  # fmt: skip
     """Plan and start a job, or take up the one in the folder; show the result."""
     from generator.pipeline import stored_job
 
@@ -77,6 +83,7 @@ def _run(
         if not as_json:
             err(settings).print(f"The job in {clean(folder)} {state}.", soft_wrap=True)
     if not is_done:
+        ahead.give(folder, job, cache=settings.cache)
         _work(job, folder, expected_s, settings, as_json=as_json)
     report = read_json(bundle / "report.json")
     if as_json:
@@ -155,14 +162,10 @@ def _work(
     as_json: bool,
 ) -> None:  # fmt: skip
     """Run what is left of a job under a display, until the end or a signal."""
-    from generator.ahead import beside
     from generator.pipeline import STAGES, run_job
 
     names = [stage.name for stage in STAGES]
-    with (
-        with_display(names, expected_s, settings, as_json=as_json) as show,
-        beside(folder, job, cache=settings.cache),
-    ):
+    with with_display(names, expected_s, settings, as_json=as_json) as show:
         run_job(
             folder, job, cache=settings.cache, on_progress=show.on_progress, on_stage=show.on_stage
         )

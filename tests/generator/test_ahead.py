@@ -14,7 +14,8 @@ from distillery.files import read_json
 from distillery.progress import Progress
 from distillery.seeds import derive_seed
 from generator import ahead, work
-from generator.ahead import beside, stages_ahead, work_ahead
+from generator.ahead import Ahead
+from generator.ahead_work import stages_ahead, work_ahead
 from generator.config import DistillConfig, from_dict
 from generator.judging import bench_of
 from generator.stage import Context
@@ -99,31 +100,63 @@ def wait_for(is_there: Callable[[], bool], seconds: float = 120.0) -> None:
         time.sleep(0.1)
 
 
-def test_the_process_works_while_the_block_runs_and_is_gone_after_it(
-    smoke: SmokeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process works ahead of any job, on any machine."""
     monkeypatch.setattr(ahead, "works_ahead", lambda _: True)
-    children = []
-    real_end = ahead._end
-    monkeypatch.setattr(ahead, "_end", lambda child: (children.append(child), real_end(child)))
+    monkeypatch.setattr(ahead, "available_cores", lambda: 2)
+
+
+def test_the_process_works_until_the_job_is_over(
+    works: None, smoke: SmokeJob, tmp_path: Path
+) -> None:
     folder = tmp_path / "job"
-    job = new_job(folder, smoke.cache)
-    with beside(folder, job, cache=smoke.cache):
+    with Ahead({}) as process:
+        child = process._child
+        assert child is not None
+        job = new_job(folder, smoke.cache)
+        process.give(folder, job, cache=smoke.cache)
         wait_for(lambda: bool([*(folder / "stages").glob("proxy-*/stage.json")]))
-    assert children[0].poll() == 0
-    assert not (folder / ahead.LOG).exists()
+    assert child.poll() is not None and not (folder / ahead.LOG).exists()
     assert finish(folder, job, smoke.cache).content_digest == smoke.result.content_digest
+
+
+def test_the_process_ends_with_whoever_started_it(works: None, tmp_path: Path) -> None:
+    """As after a kill -9 of the job: nobody ends it, its input is closed."""
+    process = Ahead({})
+    child = process._child
+    assert child is not None and child.stdin is not None
+    child.stdin.close()
+    assert child.wait(120) == 0
+    process.__exit__()
 
 
 def test_what_it_did_not_expect_is_logged_and_the_job_goes_on(
-    smoke: SmokeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    works: None, smoke: SmokeJob, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ahead, "works_ahead", lambda _: True)
     folder = tmp_path / "job"
     job = new_job(folder, smoke.cache)
     (folder / "job.json").rename(folder / "elsewhere.json")
-    with beside(folder, job, cache=smoke.cache):
-        wait_for(lambda: b"FileNotFoundError" in (folder / ahead.LOG).read_bytes())
+    with Ahead({}) as process:
+        child = process._child
+        process.give(folder, job, cache=smoke.cache)
+        assert child is not None and child.wait(120) == 1
     (folder / "elsewhere.json").rename(folder / "job.json")
     assert "job.json" in (folder / ahead.LOG).read_text()
     assert finish(folder, job, smoke.cache).content_digest == smoke.result.content_digest
+
+
+@pytest.mark.parametrize("request_", [{"preset": "smoke"}, {"device": "cuda"}])
+def test_a_request_for_little_starts_no_process(works: None, request_: dict[str, str]) -> None:
+    with Ahead(request_) as process:
+        assert process._child is None
+
+
+def test_a_job_that_leaves_no_core_ends_the_process(
+    works: None, monkeypatch: pytest.MonkeyPatch, smoke: SmokeJob, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ahead, "works_ahead", lambda _: False)
+    with Ahead({}) as process:
+        child = process._child
+        process.give(tmp_path, smoke.job, cache=smoke.cache)
+        assert child is not None and child.poll() is not None
