@@ -108,6 +108,8 @@ def estimate(
     done = finished_stages(config, cache, folder)
     stages = tuple(_stage(name, value, speeds, name in done) for name, value in seconds.items())
     memory, memory_basis = memory_of(config, look, base)
+    if works_ahead:
+        memory, memory_basis = memory + PROCESS_BYTES, f"{memory_basis}, and a second process"
     disk, disk_basis = _disk(config, look, base, done)
     download = 0.0 if base.is_here else 4.0 * dit_num_parameters(base.transformer) + SD_VAE_BYTES
     return Estimate(

@@ -117,13 +117,13 @@ def test_every_start_is_refined_in_its_own_stage_and_the_evaluation_refines_noth
 def test_a_process_ahead_takes_proxies_real_start_and_teacher_off_the_job(
     make_plan_of: Callable[..., Plan], tmp_path: Path
 ) -> None:
-    alone, beside = (
-        {s.name: s.seconds for s in figures.stages}
-        for figures in (
-            estimate(make_plan_of(), MACHINE, cache=tmp_path, speeds=SPEEDS, works_ahead=ahead)
-            for ahead in (False, True)
-        )
-    )
+    figures = [
+        estimate(make_plan_of(), MACHINE, cache=tmp_path, speeds=SPEEDS, works_ahead=ahead)
+        for ahead in (False, True)
+    ]
+    assert figures[1].memory_bytes - figures[0].memory_bytes == pytest.approx(0.6e9)
+    assert figures[1].memory_basis.endswith("and a second process")
+    alone, beside = ({s.name: s.seconds for s in one.stages} for one in figures)
     less = {name for name in alone if beside[name] < alone[name]}
     assert less == {"score", "refine", "label"}
     assert beside["refine"] == pytest.approx(alone["refine"] / 2)
