@@ -92,9 +92,7 @@ def cell(
 ) -> dict[str, float]:
     """Train a base by one recipe with one seed and measure its samples."""
     settings, back = VARIANTS[name]
-    config = PretrainConfig(
-        **({"num_steps": 1200, "learning_rate": 5e-3} | settings), base_seed=seed
-    )
+    config = PretrainConfig(**settings, base_seed=seed)
     architecture = PixelDiTConfig.for_images(
         dataset.image_size, dataset.channels, reals.num_classes
     )

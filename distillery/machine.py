@@ -15,8 +15,6 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Where Linux tells a container its limits (control groups, version 2)."""
-
-
 CPU_FACTS = Path("/proc/cpuinfo")
 
 

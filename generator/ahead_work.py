@@ -37,7 +37,7 @@ def stages_ahead(config: DistillConfig, *, has_real_start: bool) -> list[Stage]:
     """
     refine, evaluate = config.refine, config.evaluate
     is_refined = "real" in refined_starts(config) and has_real_start
-    is_refined = is_refined and refine.parameterisation != "latent"
+    is_refined = is_refined and refine_real.is_aside(config)
     is_judged = evaluate.controls and evaluate.protocol is None
     wanted = {
         proxy.STAGE: True,

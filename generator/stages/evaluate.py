@@ -4,7 +4,7 @@ This stage and what it has done aside are all that reads the test split. Each st
 kept as they come, so that a killed run goes on at the next student.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from generator.stages.real_students import (
 )
 from generator.stages.real_students import STAGE as STUDENTS_STAGE
 from generator.stages.refine import REFINED
-from generator.stages.refine_real import refined_file
+from generator.stages.refine_real import is_aside, refined_file
 from generator.stages.score import CHOSEN
 from generator.stages.teacher import TEACHER
 from generator.starts import STARTS
@@ -48,14 +48,13 @@ def run(context: Context) -> StageOutput:
     reals, config = open_reals(context), context.config
     setting = job_setting(config, reals.num_classes)
     bench = bench_of(config, reals, setting)
-    every = dict(_every_set(context, reals))
+    known = _known(context) if setting is None else {}
+    every = {n: make for n, make in _every_set(context, reals, known) if n not in known}
     if setting is None:
         labelled = context.facts("label")["enabled"]
         soft = {"ours": _ours(context, reals, soft=True)} if labelled else {}
         sets = {"hard": every, "soft": soft}
-        known = _known(context)
-        left = {"hard": {n: make for n, make in every.items() if n not in known}, "soft": soft}
-        runs = judge_all(context, left, own_students(config, bench))
+        runs = judge_all(context, sets, own_students(config, bench))
         runs |= {("hard", name): figures for name, figures in known.items()}
     else:
         labels = setting.protocol.labels
@@ -63,8 +62,10 @@ def run(context: Context) -> StageOutput:
         teacher = _teacher(context, reals) if labels == "soft" else None
         runs = judge_all(context, sets, protocol_students(context, setting, bench, teacher))
     rows = {
-        protocol: [_row(context, name, runs[protocol, name]) for name in named]
-        for protocol, named in sets.items()
+        protocol: [
+            _row(context, name, runs[protocol, name]) for name in LABELS if (protocol, name) in runs
+        ]
+        for protocol in sets
     }
     write_json(context.folder / RESULTS, rows)
     ours = (rows["hard"] or rows["soft"])[0]["accuracy"]
@@ -72,9 +73,8 @@ def run(context: Context) -> StageOutput:
     spread = (
         f" +- {100 * ours['std']:.1f} % over {count} students" if count > 1 else " %, 1 student"
     )
-    return StageOutput(
-        f"accuracy {100 * ours['mean']:.1f}{spread}, {len(every) - 1} controls beside it"
-    )
+    controls = len(every) + len(known) - 1
+    return StageOutput(f"accuracy {100 * ours['mean']:.1f}{spread}, {controls} controls beside it")
 
 
 def _known(context: Context) -> dict[str, list[Figures]]:
@@ -83,7 +83,7 @@ def _known(context: Context) -> dict[str, list[Figures]]:
         return {}
     known = known_figures(finished(context, STUDENTS_STAGE).folder)
     facts = context.facts("refine")
-    if "real" not in facts["starts"] or context.config.refine.parameterisation == "latent":
+    if "real" not in facts["starts"] or not is_aside(context.config):
         return known
     refined = known_figures(finished(context, REFINED_STAGE).folder)["real_refined"]
     # the same images and the same seeds, whichever name the set has
@@ -110,8 +110,10 @@ def _stored(path_arrays: dict) -> MakeSet:
     return always(ImageSet(path_arrays["images"], path_arrays["labels"]))
 
 
-def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
-    """Yield our set first, then the controls, in the order of `controls.LABELS`."""
+def _every_set(
+    context: Context, reals: Reals, known: Mapping[str, object]
+) -> Iterator[tuple[str, MakeSet]]:
+    """Yield our set and the controls; those of real images are not chosen again where known."""
     config = context.config
     yield "ours", _ours(context, reals, soft=False)
     if not config.evaluate.controls:
@@ -122,7 +124,8 @@ def _every_set(context: Context, reals: Reals) -> Iterator[tuple[str, MakeSet]]:
     if config.finetune.enabled:
         yield "fine_tuned", always(_first_of_pool(context))
     yield "plain_dit", _stored(read_tensors(context.inputs["generate"] / PLAIN)[0])
-    yield from real_sets(reals, context.inputs["score"], config)
+    if not known:
+        yield from real_sets(reals, context.inputs["score"], config)
     for name, file in _refined_beside_ours(context):
         yield name, always(refined_pictures(context.inputs["refine"] / file, reals, config))
     if config.evaluate.full_data:

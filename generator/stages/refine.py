@@ -15,17 +15,18 @@ from distillery.files import write_json
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.aside import finished, take
 from generator.config import DistillConfig
-from generator.real_start import has_enough, real_start
+from generator.real_start import has_enough
 from generator.refinement import Refined, SetScorer
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import Reals, open_reals, refining_codec
 from generator.stages.proxies import STAGE as PROXIES_STAGE
 from generator.stages.proxies import load_proxies
-from generator.stages.proxy import PROXY, clusters_in
 from generator.stages.refine_real import STAGE as REAL_STAGE
 from generator.stages.refine_real import (
     START,
     Arrays,
+    is_aside,
+    medoid_start,
     read_finished,
     refine_start,
     refined_file,
@@ -99,24 +100,21 @@ def _refine_all(
     sets: dict[Start, Arrays] = {}
     found: dict[Start, Refined] = {}
     for start in starts:
-        if start == "real" and codec is None:
+        if start == "real" and is_aside(context.config):
             aside = finished(context, REAL_STAGE)
             take(context, aside, refined_file(start))
             sets[start], _ = read_tensors(aside.folder / START)
             found[start] = read_finished(context.folder, start)
             continue
-        sets[start] = chosen if start == "generated" else _real_start(context, reals)
+        sets[start] = (
+            chosen
+            if start == "generated"
+            else medoid_start(reals, context.inputs["score"], context.config)
+        )
         found[start] = refine_start(
             context, start, sets[start], reals, scorer=scorer, proxy_of=proxy_of, codec=codec
         )
     return sets, found
-
-
-def _real_start(context: Context, reals: Reals) -> Arrays:
-    """Return the medoids in the features of the proxy that stage score has."""
-    config, folder = context.config, context.inputs["score"]
-    proxy = reals.load_classifier(folder / PROXY, config.proxy.network)
-    return real_start(reals, proxy, clusters_in(folder), config)
 
 
 def _write(context: Context, start: Arrays, refined: Refined) -> None:

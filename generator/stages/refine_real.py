@@ -61,14 +61,24 @@ def _clustering(config: DistillConfig) -> dict[str, Any]:
 def run(context: Context) -> StageOutput:
     """Choose the medoids in the features of the proxy, and refine them."""
     config, reals = context.config, open_reals(context)
-    network = reals.load_classifier(context.inputs["proxy"] / PROXY, config.proxy.network)
-    start = real_start(reals, network, clusters_in(context.inputs["proxy"]), config)
+    start = medoid_start(reals, context.inputs["proxy"], config)
     write_tensors(context.folder / START, start)
     refined = refine_start(
         context, "real", start, reals, scorer=SetScorer(reals, config),
         proxy_of=load_proxies(context.inputs["refine_proxies"], reals, config),
     )  # fmt: skip
     return StageOutput(f"{len(refined.images)} images, attempt {refined.kept} is kept")
+
+
+def is_aside(config: DistillConfig) -> bool:
+    """Say whether the real start is refined aside: latents need the base's autoencoder."""
+    return config.refine.parameterisation != "latent"
+
+
+def medoid_start(reals: Reals, folder: Path, config: DistillConfig) -> Arrays:
+    """Return the medoids in the features of the proxy that a folder holds with the clusters."""
+    network = reals.load_classifier(folder / PROXY, config.proxy.network)
+    return real_start(reals, network, clusters_in(folder), config)
 
 
 def refined_file(start: Start) -> str:
