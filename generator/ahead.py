@@ -21,7 +21,13 @@ from generator.work import works_ahead
 
 LOG = ".ahead.log"
 """What an unexpected error of the process leaves in the job's folder."""
-COMMAND = (sys.executable, "-m", "generator.ahead_work")
+START = """
+from distillery.machine import quick_imports
+with quick_imports():
+    from generator.ahead_work import main
+main()
+"""
+COMMAND = (sys.executable, "-c", START)
 
 
 class Ahead:

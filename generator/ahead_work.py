@@ -1,6 +1,6 @@
 """What the process ahead of a job does: the stages aside, in the order in which the job needs them.
 
-    python -m generator.ahead_work < one line, [JOB, CACHE] as JSON
+    main() < one line, [JOB, CACHE] as JSON
 
 It yields to the job, and ends with whoever started it, however that ends.
 """

@@ -15,6 +15,7 @@ from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import ConfigError
 from distillery.files import write_json
+from distillery.machine import probe, quick_imports
 
 if TYPE_CHECKING:
     from generator.distilled_set import DistilledSet
@@ -48,7 +49,8 @@ def verb(
         _check_out(result)
         start_local()
         with crashes_logged([settings.cache]):
-            from generator.distilled_set import open_distilled
+            with quick_imports():
+                from generator.distilled_set import open_distilled
 
             distilled = open_distilled(options.path)
             request = request_for(options, overrides, distilled)
@@ -74,7 +76,6 @@ def _evaluate(
 ) -> None:  # fmt: skip
     """Say what will be done, do it, show what came out."""
     from distillery.evaluation.setting import describe
-    from distillery.machine import probe
     from generator.evaluation import evaluate, fit
 
     setting = fit(distilled, request)

@@ -13,6 +13,7 @@ from app.settings import read_settings
 from distillery.bundle.read import read_bundle
 from distillery.errors import ConfigError
 from distillery.files import expand_user
+from distillery.machine import quick_imports
 
 
 def export_verb(
@@ -52,7 +53,8 @@ def export_verb(
 def _export_base(folder: Path, target: Path) -> None:
     """Write the fine-tuned base of a job to a new folder."""
     start_local()
-    from generator.export import export_finetuned
+    with quick_imports():
+        from generator.export import export_finetuned
 
     settings = read_settings()
     written = export_finetuned(expand_user(folder), expand_user(target), cache=settings.cache)

@@ -12,6 +12,7 @@ from app.cli.console import clean, size_text, time_text
 from app.settings import Settings
 from distillery.errors import Cancelled, ConfigError
 from distillery.files import read_json, write_json
+from distillery.machine import probe, quick_imports
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,10 +49,11 @@ def make(
     Raises:
         ConfigError, DataError, ModelError: What is wrong with the request.
     """
-    from distillery.machine import probe
-    from generator.estimate import estimate
-    from generator.plan import make_plan
-    from generator.work import works_ahead
+    with quick_imports():
+        import distillery.models.dit  # noqa: F401  (the estimate times one)
+        from generator.estimate import estimate
+        from generator.plan import make_plan
+        from generator.work import works_ahead
 
     machine = probe()
     plan = make_plan(asked, cache=settings.cache, machine=machine, models=settings.models)

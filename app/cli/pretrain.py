@@ -16,6 +16,7 @@ from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import ConfigError
 from distillery.files import expand_user
+from distillery.machine import probe, quick_imports
 
 if TYPE_CHECKING:
     from generator.config import DistillConfig
@@ -96,11 +97,11 @@ def _asked(options: PretrainOptions) -> dict[str, Any]:
 
 def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Finished":
     """Plan, and run the stages prepare and base; returns the latter."""
-    from distillery.machine import probe
-    from generator.choose_base import ASKED_FOR
-    from generator.pipeline import STAGES, compute_as
-    from generator.plan import make_plan
-    from generator.stage import run_stage
+    with quick_imports():
+        from generator.choose_base import ASKED_FOR
+        from generator.pipeline import STAGES, compute_as
+        from generator.plan import make_plan
+        from generator.stage import run_stage
 
     plan = make_plan(asked, cache=settings.cache, machine=probe())
     if not as_json:

@@ -17,6 +17,7 @@ from app.cli.running import crashes_logged, json_errors, with_display
 from app.settings import Settings, read_settings
 from distillery.errors import JobError
 from distillery.files import expand_user, read_json, write_json
+from distillery.machine import quick_imports
 
 if TYPE_CHECKING:
     from generator.ahead import Ahead
@@ -71,7 +72,8 @@ def _run(
     yes: bool,
 ) -> None:  # fmt: skip
     """Plan and start a job, or take up the one in the folder; show the result."""
-    from generator.pipeline import stored_job
+    with quick_imports():
+        from generator.pipeline import stored_job
 
     job = stored_job(folder, asked, may_replace=True)
     expected_s = _stored_estimate(folder)

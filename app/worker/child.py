@@ -23,6 +23,7 @@ from app.worker.reports import Reporter, Stop
 from app.worker.tasks import StageTask, hide_paths
 from app.worker.wire import task_from_dict
 from distillery.errors import Cancelled
+from distillery.machine import quick_imports
 
 LOG_FILE, TRACEBACK_FILE, FAULT_FILE = "job.log", "error.log", ".fault.log"
 PR_SET_PDEATHSIG = 1
@@ -41,7 +42,8 @@ def main() -> None:
         os._exit(0)
     start_local()
     stop = Stop()
-    from app.worker import perform  # noqa: F401  (the slow part of a start, done ahead)
+    with quick_imports():
+        from app.worker import perform  # noqa: F401  (the slow part of a start, done ahead)
 
     link.send("ready", os.getpid())
     while True:

@@ -1,6 +1,8 @@
 """What the machine offers: figures that plans rest on."""
 
+import gc
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,3 +76,38 @@ def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_wish_to_stop_is_not_an_error_that_handlers_of_errors_catch() -> None:
     assert not issubclass(Cancelled, DistilleryError)
     ignore_progress(Progress("refine", 1, 2))
+
+
+IMPORTS = """
+import gc, sys
+from distillery.machine import quick_imports
+try:
+    with quick_imports():
+        assert not gc.isenabled()
+        import torch
+        {then}
+except ImportError:
+    print("said", end=" ")
+print(gc.isenabled(), gc.get_freeze_count() > 10_000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "told"), [("pass", "True True"), ("import no_such_module", "said True False")]
+)
+def test_imports_are_left_to_the_collector_only_where_one_failed(then: str, told: str) -> None:
+    """In a process of its own: this one has imported torch already."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS.format(then=then)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == told
+
+
+def test_the_collector_goes_on_where_torch_is_there_already() -> None:
+    before = gc.get_freeze_count()
+    with machine.quick_imports():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == before
