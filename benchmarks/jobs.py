@@ -17,6 +17,7 @@ import numpy as np
 from distillery.files import read_json, write_json
 from distillery.machine import keep_large_buffers, probe
 from distillery.progress import Progress
+from generator.controls import LABELS
 from generator.pipeline import run_job, start_job, stored_job
 from generator.plan import make_plan
 
@@ -78,8 +79,13 @@ def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]
     a single run it is that of its students.
     """
     rows = []
-    found = {row["name"]: row["label"] for r in reports for row in r["results"][protocol]}
-    for name, label in found.items():
+    found: dict[str, set[str]] = {}
+    for report in reports:
+        for row in report["results"][protocol]:
+            found.setdefault(row["name"], set()).add(row["label"])
+    for name, labels in found.items():
+        # where a refinement was kept in some runs only, the row is of the refined set as a rule
+        label = labels.pop() if len(labels) == 1 else LABELS[name]
         own = [_row_of(report, protocol, name) for report in reports]
         row: dict[str, Any] = {"name": name, "label": label}
         for figure in FIGURES:

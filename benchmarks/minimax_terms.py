@@ -73,6 +73,8 @@ def variants() -> dict[str, FinetuneConfig | None]:
     )
     for weight in (0.008, 0.024):
         found[f"default, diversity {weight}"] = replace(default, diversity_weight=weight)
+    found["default, batch 32"] = replace(default, batch_size=32)
+    found["default, 100 steps"] = replace(default, num_steps=100)
     return found
 
 

@@ -13,6 +13,7 @@ from generator.config import DistillConfig
 from generator.real_start import medoids, per_class
 from generator.stages.common import Reals
 from generator.stages.score import unit_features
+from generator.starts import REFINED_SUFFIX
 from robust.selection import herding, random_choice
 
 LABELS = {
@@ -24,8 +25,8 @@ LABELS = {
     "herding": "herding of real features",
     "k_medoids": "k-medoids of real features",
     "class_mean": "class means",
-    "generated_refined": "generated images, refined",
-    "real_refined": "k-medoids of real images, refined",
+    "generated_refined": f"generated images{REFINED_SUFFIX}",
+    "real_refined": f"k-medoids of real images{REFINED_SUFFIX}",
     "full_data": "the whole train split",
 }
 """Names for people, in the order of the report."""

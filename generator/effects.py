@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from generator.starts import Start
+from generator.starts import UNKEPT_SUFFIX, Start
 
 GENERATED_EFFECTS = (
     ("fine-tuning", "plain_dit", "fine_tuned"),
@@ -12,17 +12,18 @@ GENERATED_EFFECTS = (
 )
 UNTUNED_EFFECTS = (("selection, without fine-tuning", "plain_dit", "selected"),)
 """The comparison where fine-tuning was switched off."""
+REFINED_ALIKE = "with the same refinement"
 REFINED_EFFECTS: Mapping[Start, tuple[tuple[str, str, str], ...]] = {
     "generated": (
         ("refinement", "selected", "ours"),
-        ("the generated start, against a real one with the same refinement",
+        (f"the generated start, against a real one {REFINED_ALIKE}",
          "real_refined", "ours"),
         ("the whole, against k-medoids of real images", "k_medoids", "ours"),
     ),
     "real": (
         ("refinement of the generated start", "selected", "generated_refined"),
         ("refinement", "k_medoids", "ours"),
-        ("the real start, against the generated one with the same refinement",
+        (f"the real start, against the generated one {REFINED_ALIKE}",
          "generated_refined", "ours"),
     ),
 }  # fmt: skip
@@ -64,6 +65,7 @@ def stage_effects(
     ]
     if "selected" not in rows:  # without refinement the chosen images are our set
         compared = [(what, a, "ours" if b == "selected" else b) for what, a, b in compared]
+    compared = [(_told(what, rows.get(a)), a, b) for what, a, b in compared]
     effects = [
         _effect(what, rows[without], rows[with_], without, with_)
         for what, without, with_ in compared
@@ -72,6 +74,13 @@ def stage_effects(
     for row in results["soft"] if results["hard"] else ():
         effects.append(_effect("soft labels", rows["ours"], row, "ours", "ours, soft labels"))
     return effects
+
+
+def _told(what: str, before: dict[str, Any] | None) -> str:
+    """Return what is compared, where the other set's refinement was not kept in its own words."""
+    if before is not None and before["label"].endswith(UNKEPT_SUFFIX):
+        return what.replace(REFINED_ALIKE, "whose refinement was not kept")
+    return what
 
 
 def _effect(what: str, before: dict, after: dict, without: str, with_: str) -> dict[str, Any]:

@@ -14,6 +14,8 @@ STARTS: tuple[Start, ...] = ("generated", "real")
 """The product's own first: it wins where nothing speaks for the other."""
 JUDGES = 4
 """Students of each set where two starts compete: two alone hardly tell how far they spread."""
+REFINED_SUFFIX, UNKEPT_SUFFIX = ", refined", ", refinement not kept"
+"""How the table of controls names a refined start, and one that validation preferred as it was."""
 Word = Literal["generated", "real", "real_by_validation", "real_by_request"]
 """What the bundle says: `real` alone means that the generator's samples failed their check."""
 

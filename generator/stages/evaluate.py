@@ -36,7 +36,7 @@ from generator.stages.refine import REFINED
 from generator.stages.refine_real import is_aside, refined_file
 from generator.stages.score import CHOSEN
 from generator.stages.teacher import TEACHER
-from generator.starts import STARTS
+from generator.starts import REFINED_SUFFIX, STARTS, UNKEPT_SUFFIX
 
 RESULTS = "results.json"
 PACKED = ("ours", *(f"{start}_refined" for start in STARTS))
@@ -155,16 +155,24 @@ def _refined_beside_ours(context: Context) -> list[tuple[str, str]]:
 
 def _row(context: Context, name: str, runs: list[dict]) -> dict[str, Any]:
     """Return one row of the report: mean and spread over the students of a set."""
-    config, label = context.config, LABELS[name]
+    row = {"name": name, "label": label_of(context, name), "is_ours": name == "ours"}
+    count = context.config.images_per_class
+    return row | {"images_per_class": count} | dict(summarise(runs))
+
+
+def label_of(context: Context, name: str) -> str:
+    """Return what people read as the name of a set of this job."""
+    label, pictures = LABELS[name], context.config.refine.pictures_per_image
     if name == "selected" and context.facts("score")["fallback"]:
         label = "chosen real images, not refined"
-    pictures = config.refine.pictures_per_image
+    for start, told in context.facts("refine")["starts"].items():
+        if name == f"{start}_refined" and told["kept"] == 0:  # the set is its start
+            label = label.removesuffix(REFINED_SUFFIX) + UNKEPT_SUFFIX
     if name in PACKED and pictures > 1:
         label = f"{label}, {pictures} pictures in each image"
-    row = {"name": name, "label": label, "is_ours": name == "ours"}
-    return row | {"images_per_class": config.images_per_class} | dict(summarise(runs))
+    return label
 
 
 STAGE = Stage(
-    "evaluate", 5, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
+    "evaluate", 6, ("prepare", "base", "generate", "score", "refine", "label"), settings, run
 )

@@ -10,16 +10,19 @@ from distillery.bundle.read import read_bundle
 from distillery.files import read_json, write_json
 from distillery.progress import ignore_progress
 from generator.config import DistillConfig, RefineConfig
+from generator.controls import LABELS
 from generator.effects import stage_effects
 from generator.origin import fallback_of, image_origin, start_of
 from generator.report import data_warnings
 from generator.stage import Context
+from generator.stages.evaluate import label_of
 
 
 def row(name: str, *runs: float) -> dict:
     mean = sum(runs) / len(runs)
     std = (sum((r - mean) ** 2 for r in runs) / (len(runs) - 1)) ** 0.5 if len(runs) > 1 else 0.0
-    return {"name": name, "accuracy": {"mean": mean, "std": std, "runs": list(runs)}}
+    figures = {"mean": mean, "std": std, "runs": list(runs)}
+    return {"name": name, "label": LABELS[name], "accuracy": figures}
 
 
 def test_a_gain_is_with_less_without() -> None:
@@ -86,6 +89,15 @@ def test_a_real_start_is_held_against_the_generated_one_and_against_itself_unref
             "the real start, against the generated one with the same refinement"
         ),
     }
+
+
+def test_the_effects_say_where_a_controls_refinement_was_not_kept() -> None:
+    rows = [row("ours", 0.8, 0.8), row("real_refined", 0.8, 0.8)]
+    rows[1]["label"] = "k-medoids of real images, refinement not kept"
+    (effect,) = stage_effects({"hard": rows, "soft": []})
+    assert effect["stage"] == (
+        "the generated start, against a real one whose refinement was not kept"
+    )
 
 
 def context_of(
@@ -226,3 +238,19 @@ def test_nothing_in_a_bundle_tells_where_it_was_made(smoke: SmokeJob) -> None:
             content = path.read_bytes()
             assert str(smoke.cache.parent).encode() not in content, path
             assert b"/home/" not in content and b"/tmp/" not in content, path
+
+
+@pytest.mark.parametrize(
+    ("kept", "label"),
+    [
+        (0, "k-medoids of real images, refinement not kept"),
+        (1, "k-medoids of real images, refined"),
+    ],
+)
+def test_a_row_says_where_its_refinement_was_not_kept(
+    tmp_path: Path, kept: int, label: str
+) -> None:
+    context = context_of(tmp_path, fallback=False, kept=kept)
+    assert label_of(context, "real_refined") == label
+    assert label_of(context, "generated_refined") == "generated images, refined"
+    assert label_of(context, "ours") == "Distillery"
