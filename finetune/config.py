@@ -136,7 +136,8 @@ def with_preset(config: FinetuneConfig, preset: MinimaxPreset, kind: BaseKind) -
 
     `reference` is the released code, `printed` the paper to the letter, `default` ours: the
     published weights for latent DiTs; ten times the diversity for small pixel bases, where it needs
-    a lower `max_timestep` (at 970 it tore the samples apart: docs/method.md).
+    a lower `max_timestep` (at 970 it tore the samples apart: docs/method.md); above 16 px a job
+    takes the published weight for these too (`generator.defaults`).
     """
     if preset == "reference":
         return replace(

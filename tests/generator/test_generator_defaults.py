@@ -1,6 +1,7 @@
 """Defaults: not their numbers, but how they follow the situation."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -35,6 +36,18 @@ def test_smoke_keeps_what_it_does_not_shrink() -> None:
     assert smoke["generate"]["guidance_scale"] == full["generate"]["guidance_scale"]
     assert smoke["finetune"]["diversity_weight"] == full["finetune"]["diversity_weight"]
     assert smoke["generate"]["oversample"] < full["generate"]["oversample"]
+
+
+@pytest.mark.parametrize(
+    ("size", "preset", "weight"),
+    [(8, "default", 0.08), (16, "default", 0.08), (17, "default", 0.008), (28, "default", 0.008),
+     (28, "reference", 0.008), (8, "printed", 0.008)],
+)  # fmt: skip
+def test_ten_times_the_published_diversity_is_for_tiny_images(
+    size: int, preset: Any, weight: float
+) -> None:
+    values = default_values(replace(DIGITS, image_size=size, minimax_preset=preset))
+    assert values["finetune"]["diversity_weight"] == weight
 
 
 @pytest.mark.parametrize("images_per_class", [1, 3, 10])
