@@ -33,32 +33,32 @@ COMMAND = (sys.executable, "-c", START)
 class Ahead:
     """The process, from before the job is planned until it is over."""
 
-    def __init__(self, request: Mapping[str, Any]) -> None:
-        """Start it, unless the request says already that it would have nothing to do."""
+    def __init__(self, request: Mapping[str, Any], folder: Path) -> None:
+        """Start it, unless the request or the job's folder say that it would have nothing to do."""
         self._child: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] = tempfile.TemporaryFile()
-        self._folder: Path | None = None
+        self._folder, self._is_given = folder, False
         is_short = request.get("preset") == "smoke" or request.get("device") == "cuda"
-        if available_cores() < 2 or is_short:
+        if available_cores() < 2 or is_short or (folder / "bundle").exists():
             return
         self._child = subprocess.Popen(
             COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the job, which ends this one
         )  # fmt: skip
 
-    def give(self, folder: Path, job: Mapping[str, Any], *, cache: Path) -> None:
+    def give(self, job: Mapping[str, Any], *, cache: Path) -> None:
         """Let it work ahead of a job, or end it where that does not pay.
 
         Args:
-            folder: Of the job.
             job: Content of its `job.json`.
             cache: Folder of shared stages.
         """
         if self._child is None or not works_ahead(from_dict(job["config"])):
             self._end()
             return
-        self._folder = folder
-        line = json.dumps([str(folder.absolute()), str(cache.absolute())]) + "\n"
+        self._is_given = True
+        (self._folder / LOG).unlink(missing_ok=True)  # of an earlier process
+        line = json.dumps([str(self._folder.absolute()), str(cache.absolute())]) + "\n"
         assert self._child.stdin is not None
         with suppress(BrokenPipeError):  # it has failed: the log tells why, the job does the work
             self._child.stdin.write(line.encode())
@@ -81,6 +81,6 @@ class Ahead:
         self._end()
         self._log.seek(0)
         text = self._log.read()
-        if text and self._folder is not None and self._folder.is_dir():
+        if text and self._is_given and self._folder.is_dir():
             (self._folder / LOG).write_bytes(text)
         self._log.close()

@@ -60,7 +60,7 @@ def verb(
         planning.check_early(asked, folder)
         from generator.ahead import Ahead  # its start comes before the imports that take long
 
-        with crashes_logged([folder, settings.cache]), Ahead(asked) as ahead:
+        with crashes_logged([folder, settings.cache]), Ahead(asked, folder) as ahead:
             _run(asked, folder, settings, ahead, as_json=as_json, yes=yes)
 
 
@@ -85,7 +85,7 @@ def _run(
         if not as_json:
             err(settings).print(f"The job in {clean(folder)} {state}.", soft_wrap=True)
     if not is_done:
-        ahead.give(folder, job, cache=settings.cache)
+        ahead.give(job, cache=settings.cache)
         _work(job, folder, expected_s, settings, as_json=as_json)
     report = read_json(bundle / "report.json")
     if as_json:

@@ -111,11 +111,11 @@ def test_the_process_works_until_the_job_is_over(
     works: None, smoke: SmokeJob, tmp_path: Path
 ) -> None:
     folder = tmp_path / "job"
-    with Ahead({}) as process:
+    with Ahead({}, folder) as process:
         child = process._child
         assert child is not None
         job = new_job(folder, smoke.cache)
-        process.give(folder, job, cache=smoke.cache)
+        process.give(job, cache=smoke.cache)
         wait_for(lambda: bool([*(folder / "stages").glob("proxy-*/stage.json")]))
     assert child.poll() is not None and not (folder / ahead.LOG).exists()
     assert finish(folder, job, smoke.cache).content_digest == smoke.result.content_digest
@@ -123,7 +123,7 @@ def test_the_process_works_until_the_job_is_over(
 
 def test_the_process_ends_with_whoever_started_it(works: None, tmp_path: Path) -> None:
     """As after a kill -9 of the job: nobody ends it, its input is closed."""
-    process = Ahead({})
+    process = Ahead({}, tmp_path)
     child = process._child
     assert child is not None and child.stdin is not None
     child.stdin.close()
@@ -137,18 +137,29 @@ def test_what_it_did_not_expect_is_logged_and_the_job_goes_on(
     folder = tmp_path / "job"
     job = new_job(folder, smoke.cache)
     (folder / "job.json").rename(folder / "elsewhere.json")
-    with Ahead({}) as process:
+    with Ahead({}, folder) as process:
         child = process._child
-        process.give(folder, job, cache=smoke.cache)
+        process.give(job, cache=smoke.cache)
         assert child is not None and child.wait(120) == 1
     (folder / "elsewhere.json").rename(folder / "job.json")
     assert "job.json" in (folder / ahead.LOG).read_text()
+    with Ahead({}, folder) as process:
+        process.give(job, cache=smoke.cache)
+        assert not (folder / ahead.LOG).exists()
     assert finish(folder, job, smoke.cache).content_digest == smoke.result.content_digest
 
 
 @pytest.mark.parametrize("request_", [{"preset": "smoke"}, {"device": "cuda"}])
-def test_a_request_for_little_starts_no_process(works: None, request_: dict[str, str]) -> None:
-    with Ahead(request_) as process:
+def test_a_request_for_little_starts_no_process(
+    works: None, request_: dict[str, str], tmp_path: Path
+) -> None:
+    with Ahead(request_, tmp_path) as process:
+        assert process._child is None
+
+
+def test_a_job_that_is_complete_starts_no_process(works: None, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with Ahead({}, tmp_path) as process:
         assert process._child is None
 
 
@@ -156,7 +167,7 @@ def test_a_job_that_leaves_no_core_ends_the_process(
     works: None, monkeypatch: pytest.MonkeyPatch, smoke: SmokeJob, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(ahead, "works_ahead", lambda _: False)
-    with Ahead({}) as process:
+    with Ahead({}, tmp_path) as process:
         child = process._child
-        process.give(tmp_path, smoke.job, cache=smoke.cache)
+        process.give(smoke.job, cache=smoke.cache)
         assert child is not None and child.poll() is not None
