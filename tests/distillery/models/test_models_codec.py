@@ -1,5 +1,7 @@
 """Codecs: scaling, shapes, batches and where gradients go."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -60,3 +62,30 @@ def test_gradient_reaches_latents_and_not_the_autoencoder(latent_base: Diffusion
     assert latents.grad is not None
     assert [bool(row.any()) for row in latents.grad] == [True, True, False]
     assert all(p.grad is None for p in latent_base.codec.vae.parameters())
+
+
+def test_decoding_with_a_gradient_keeps_no_activations_and_gives_the_same_gradient(
+    latent_base: DiffusionBase,
+) -> None:
+    codec = latent_base.codec
+    assert isinstance(codec, LatentCodec)
+    parted = LatentCodec(codec.vae, batch_size=8)  # parts of two
+    start = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(2))
+
+    def gradient(decode: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, int]:
+        latents, kept = start.clone().requires_grad_(), []
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            images = decode(latents)
+        images.square().sum().backward()
+        assert latents.grad is not None
+        return latents.grad, sum(kept)
+
+    own, kept = gradient(parted.decode)
+    plain, all_kept = gradient(lambda z: codec.vae.decode(z / codec.scaling_factor).sample)
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+    assert kept < all_kept / 20
