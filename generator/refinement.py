@@ -7,7 +7,6 @@ The same code refines the generated start and the real one.
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,13 +19,11 @@ from torch import Tensor
 from distillery.bundle.formation import decode_pictures
 from distillery.checkpoint import Checkpoint
 from distillery.errors import ConfigError
-from distillery.evaluation.training import (
-    augmentation_of,
-    predict_logits,
-)
+from distillery.evaluation.pool import Figures, Trial, run_trials
+from distillery.evaluation.training import augmentation_of, predict_logits
 from distillery.models.classifiers import Classifier
 from distillery.models.codec import Codec, PixelCodec
-from distillery.progress import OnProgress, Progress
+from distillery.progress import OnProgress, Progress, ignore_progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.matching import constraints_of, matched
@@ -117,9 +114,16 @@ def refine_images(
     """
     moved = parameterisation_of(reals, config, codec)
     stored, labels = _stored(images, reals, config, moved), labels[:: moved.views]
-    sets, validated = [stored], [scorer.losses(stored, labels)]
-    curves: list[list[float]] = [[]]
     steps, total = config.refine.num_steps, config.refine.num_steps * config.refine.num_attempts
+
+    def judged(images: np.ndarray, done: int) -> Tensor:
+        def tell(progress: Progress) -> None:
+            on_progress(Progress("refine", done, total, progress.message))
+
+        return scorer.losses(images, labels, on_progress=tell)
+
+    sets, validated = [stored], [judged(stored, 0)]
+    curves: list[list[float]] = [[]]
     for attempt in range(1, config.refine.num_attempts + 1):
         done = (attempt - 1) * steps
 
@@ -141,7 +145,7 @@ def refine_images(
             )  # fmt: skip
         sets.append(refined)
         curves.append(losses)
-        validated.append(scorer.losses(refined, labels))
+        validated.append(judged(refined, attempt * steps))
     scores = [scorer.score(losses) for losses in validated]
     kept = best_of(scores)
     return Refined(sets[kept], labels, curves[kept], scores, kept, validated[kept].numpy())
@@ -175,14 +179,16 @@ class SetScorer:
         self._how: dict[str, Any] = {"num_classes": reals.num_classes, "config": config.proxy}
 
     def losses(
-        self, images: np.ndarray, labels: np.ndarray, numbers: Sequence[int] | None = None
-    ) -> Tensor:
+        self, images: np.ndarray, labels: np.ndarray, numbers: Sequence[int] | None = None, *,
+        on_progress: OnProgress = ignore_progress,
+    ) -> Tensor:  # fmt: skip
         """Return the cross-entropy of each validation image by each student, (S, N) on the CPU.
 
         Args:
             images: A whole set as stored, raw (P, C, H, W).
             labels: Their classes, (P,).
             numbers: Which students, each with a seed of its own; None: those of a score.
+            on_progress: Told of the students' steps in words; may raise `Cancelled`.
         """
         numbers = range(self._config.refine.num_students) if numbers is None else numbers
         reals, config = self._reals, self._config
@@ -190,35 +196,53 @@ class SetScorer:
         targets = torch.from_numpy(labels).to(reals.device)
         targets = targets.repeat_interleave(config.refine.pictures_per_image)
 
-        def student(number: int) -> Tensor:
-            seed, recipe = derive_seed(config.seed, "set-score", number), config.evaluate.student
-            network = fit_classifier(reals, reals.normalised(images), targets, recipe, seed=seed)
-            logits = predict_logits(network, self._images)
-            return F.cross_entropy(logits, self._truth, reduction="none").cpu()
+        recipe, found = config.evaluate.student, {}
 
-        with ThreadPoolExecutor(num_workers(config)) as pool:
-            return torch.stack(list(pool.map(student, numbers)))
+        def train(number: int, on_step: Callable[[int], None]) -> Figures:
+            network = fit_classifier(
+                reals, reals.normalised(images), targets, recipe,
+                seed=derive_seed(config.seed, "set-score", number), on_step=on_step,
+            )  # fmt: skip
+            logits = predict_logits(network, self._images)
+            found[number] = F.cross_entropy(logits, self._truth, reduction="none").cpu()
+            return {}
+
+        def tell(progress: Progress) -> None:
+            share = f"judged by students, {100 * progress.step // progress.total} %"
+            on_progress(replace(progress, message=share))
+
+        trials = [
+            Trial(str(number), recipe.num_steps, "", partial(train, number)) for number in numbers
+        ]
+        run_trials(
+            trials, store=None, num_workers=num_workers(config), phase="refine", on_progress=tell
+        )
+        return torch.stack([found[number] for number in numbers])
 
     def score(self, losses: Tensor) -> float:
         """Return the mean group-robust loss over the students of a set."""
         return float(np.mean([set_score(own, self._clusters, **self._how) for own in losses]))
 
-    def gain(self, one: Refined, other: Refined) -> Gain:
+    def gain(
+        self, one: Refined, other: Refined, *, on_progress: OnProgress = ignore_progress
+    ) -> Gain:
         """Return by how much the other set's score is lower, and how sure that is.
 
-        Each set gets further students, so that there are `JUDGES` of each.
+        Each set gets further students, so that there are `JUDGES` of each; `on_progress` is told
+        of their steps in words.
         """
-        first, second = self._judged(one), self._judged(other)
+        first, second = (self._judged(refined, on_progress) for refined in (one, other))
         seed = derive_seed(self._config.seed, "set-gain")
         return score_gain(first, second, self._truth.cpu(), self._clusters, **self._how, seed=seed)
 
-    def _judged(self, refined: Refined) -> Tensor:
+    def _judged(self, refined: Refined, on_progress: OnProgress) -> Tensor:
         """Return the losses of a kept set by all its students, (S, N)."""
         known = torch.from_numpy(refined.validation_losses)
         more = range(len(known), JUDGES)
         if not more:
             return known
-        return torch.cat([known, self.losses(refined.images, refined.labels, more)])
+        added = self.losses(refined.images, refined.labels, more, on_progress=on_progress)
+        return torch.cat([known, added])
 
 
 def _attempt(

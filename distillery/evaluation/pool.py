@@ -39,7 +39,7 @@ class Trial:
 def run_trials(
     trials: Sequence[Trial],
     *,
-    store: Path,
+    store: Path | None,
     num_workers: int,
     phase: str,
     on_progress: OnProgress,
@@ -48,7 +48,7 @@ def run_trials(
 
     Args:
         trials: What to do.
-        store: JSON file of finished trials, replaced whole after each.
+        store: JSON file of finished trials, replaced whole after each; None: nothing is kept.
         num_workers: Trials at a time.
         phase: Name of the work in reports.
         on_progress: Told of steps done; may raise `Cancelled`, which ends all at their next step.
@@ -56,7 +56,7 @@ def run_trials(
     Raises:
         JobError: If the store is damaged.
     """
-    done = read_store(store)
+    done = {} if store is None else read_store(store)
     counts = {t.key: t.num_steps * (t.key in done) for t in trials}
     total = sum(trial.num_steps for trial in trials)
     waiting = [trial for trial in trials if trial.key not in done]
@@ -80,7 +80,7 @@ def run_trials(
                     trial = open_trials.pop(future)
                     done[trial.key] = future.result()
                     counts[trial.key] = trial.num_steps
-                if finished:
+                if finished and store is not None:
                     write_json(store, done)
                 on_progress(Progress(phase, sum(counts.values()), total, message))
         except BaseException:

@@ -12,6 +12,7 @@ import numpy as np
 
 from distillery.errors import ConfigError
 from distillery.files import write_json
+from distillery.progress import Progress
 from distillery.tensorfile import read_tensors, write_tensors
 from generator.aside import finished, take
 from generator.config import DistillConfig
@@ -64,7 +65,12 @@ def run(context: Context) -> StageOutput:
     competing = [one for one in rivals(config, is_fallback=is_fallback) if one in refined]
     gain = None
     if len(competing) > 1:
-        gain = scorer.gain(refined["generated"], refined["real"])
+
+        def tell(progress: Progress) -> None:
+            done = config.refine.num_steps
+            context.on_progress(Progress("refine", done, done, f"both starts {progress.message}"))
+
+        gain = scorer.gain(refined["generated"], refined["real"], on_progress=tell)
     kept = kept_start(competing, is_real_better=gain is not None and gain.is_beyond_chance())
     _write(context, sets[kept], refined[kept])
     told = {start: _facts(one) for start, one in refined.items()}

@@ -94,7 +94,8 @@ def refine_start(
     path = context.folder / refined_file(start)
 
     def tell(progress: Progress) -> None:
-        context.on_progress(replace(progress, message=MESSAGES[start]))
+        words = [MESSAGES[start], progress.message] if progress.message else [MESSAGES[start]]
+        context.on_progress(replace(progress, message=" ".join(words)))
 
     if not path.exists():
         refined = refine_images(

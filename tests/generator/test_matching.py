@@ -11,9 +11,9 @@ from generator_helpers import SmokeJob
 
 from distillery.data.dataset import Dataset
 from distillery.data.normalise import measure_normalisation
-from distillery.errors import ConfigError
+from distillery.errors import Cancelled, ConfigError
 from distillery.models.classifiers import Classifier
-from distillery.progress import ignore_progress
+from distillery.progress import Progress, ignore_progress
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, from_dict
 from generator.matching import constraints_of, matched, method_of
@@ -79,6 +79,20 @@ def test_constraints_stand_beside_the_default_objective_too(material) -> None:
         results.append(result)
     assert results[0].scores[0] == results[1].scores[0]
     assert results[0].scores[1] != results[1].scores[1]
+
+
+def test_judging_a_set_is_told_in_words_and_can_be_canceled(material) -> None:
+    images, labels, reals, config = material
+    scorer, told = SetScorer(reals, config), []
+    losses = scorer.losses(images, labels, on_progress=told.append)
+    assert losses.shape == (config.refine.num_students, len(reals.split("validation")[1]))
+    assert told[-1].message == "judged by students, 100 %"
+
+    def stop(_: Progress) -> None:
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        scorer.losses(images, labels, on_progress=stop)
 
 
 def test_weights_of_zero_ask_for_nothing_and_others_for_a_trained_network(material) -> None:
