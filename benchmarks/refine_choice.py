@@ -52,6 +52,8 @@ DEFAULT = "clusters"
 BOTH = {"centralisation_weight": 0.05, "covariance_weight": 0.01}
 VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
+    "clusters, proxies of one age": {"youngest_proxy": 1.0},
+    "clusters, twice the proxies": {"steps_per_proxy": 6},
     "clusters, plain proxies": {"robust": False},
     "class means alone": {"cluster_weight": 0.0},
     "clusters, three times the weight": {"cluster_weight": 3.0},

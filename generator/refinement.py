@@ -24,7 +24,7 @@ from distillery.evaluation.training import augmentation_of, predict_logits
 from distillery.models.classifiers import Classifier
 from distillery.models.codec import Codec, PixelCodec
 from distillery.progress import OnProgress, Progress, ignore_progress
-from distillery.seeds import derive_seed
+from distillery.seeds import derive_seed, numpy_rng
 from generator.config import DistillConfig
 from generator.matching import constraints_of, matched
 from generator.stages.common import Reals, fit_classifier, num_workers, rows_to_cluster
@@ -286,6 +286,18 @@ def num_proxies(config: DistillConfig) -> int:
     return -(-config.refine.num_steps // config.refine.steps_per_proxy)
 
 
+def proxy_ages(config: DistillConfig, attempt: int) -> list[int]:
+    """Return the training steps of each proxy of an attempt, from `refine.youngest_proxy` up.
+
+    A student passes through all ages, so images are matched at all of them; in an order drawn for
+    the attempt, which leaves none of them to the last steps.
+    """
+    refine, count = config.refine, num_proxies(config)
+    shares = np.linspace(1, refine.youngest_proxy, count)
+    order = numpy_rng(config.seed, "proxy-ages", attempt).permutation(count)
+    return [max(1, round(refine.proxy_steps * share)) for share in shares[order]]
+
+
 def train_number(
     reals: Reals, clusters: np.ndarray, config: DistillConfig, attempt: int, number: int, *,
     on_step: Callable[[int], None] | None = None,
@@ -302,7 +314,8 @@ def train_number(
     """
     images, labels = reals.split("train")
     robust = config.proxy.robust and config.refine.robust
-    recipe = replace(config.proxy, num_steps=config.refine.proxy_steps, robust=robust)
+    steps = proxy_ages(config, attempt)[number]
+    recipe = replace(config.proxy, num_steps=steps, robust=robust)
     proxy = train_proxy(
         images, labels, clusters, (images[:1], labels[:1]),
         num_classes=reals.num_classes, config=recipe,

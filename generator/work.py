@@ -146,7 +146,8 @@ def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     steps = refine.num_steps * speeds.classifier.of(1) + refine.num_steps * (
         images * speeds.classifier.image_s
     )
-    trainings = refine.num_attempts * proxies * _proxy(config, refine.proxy_steps, speeds)
+    age = (1 + refine.youngest_proxy) / 2 if proxies > 1 else 1.0  # on average
+    trainings = refine.num_attempts * proxies * age * _proxy(config, refine.proxy_steps, speeds)
     if refine.objective != "clusters":  # whose proxies serve every start
         trainings *= num_starts
     score = refine.num_students * _student(config, num_classes, speeds)

@@ -119,7 +119,10 @@ class RefineConfig:
     steps_per_proxy: int = 12
     """Steps before the next proxy takes over."""
     proxy_steps: int = 60
-    """Training steps of each proxy."""
+    """Training steps of a proxy, at most."""
+    youngest_proxy: float = field(default=1.0, metadata=LATER)
+    """Share of these steps that the least trained proxy has; the others lie evenly between, in any
+    order. 1: all have as many."""
     cluster_weight: float = CLUSTER_WEIGHT
     """Weight of matching each cluster's mean beside the class's mean; 0: class means alone."""
     classes_per_step: int = 20
@@ -156,6 +159,10 @@ class RefineConfig:
             raise ConfigError(
                 f"refine.formation_factor {self.formation_factor} would be ignored, because images "
                 "are not packed: leave it out, or ask for refine.parameterisation multi_formation"
+            )
+        if not 0 < self.youngest_proxy <= 1:
+            raise ConfigError(
+                f"refine.youngest_proxy must be above 0 and at most 1, got {self.youngest_proxy}"
             )
         _check_cluster_weight(self)
         _check_constraints(self)

@@ -11,7 +11,7 @@ from typing import Any
 from distillery.evaluation.pool import Figures, Trial, run_trials
 from distillery.models.classifiers import Classifier
 from generator.config import DistillConfig, to_dict
-from generator.refinement import ProxyOf, num_proxies, train_number
+from generator.refinement import ProxyOf, num_proxies, proxy_ages, train_number
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import (
     Reals,
@@ -32,6 +32,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     return {
         "proxy": to_dict(config.proxy),
         "proxy_steps": refine.proxy_steps,
+        **({} if refine.youngest_proxy == 1 else {"youngest": refine.youngest_proxy}),
         "count": [refine.num_attempts, num_proxies(config)],
         "robust": refine.robust,
         "augmentation": config.evaluate.student.augmentation,
@@ -57,11 +58,10 @@ def run(context: Context) -> StageOutput:
 
     trials = [
         Trial(
-            proxy_file(attempt, number), config.refine.proxy_steps, "training proxies",
-            partial(train, attempt, number),
+            proxy_file(attempt, number), steps, "training proxies", partial(train, attempt, number)
         )
         for attempt in range(1, config.refine.num_attempts + 1)
-        for number in range(num_proxies(config))
+        for number, steps in enumerate(proxy_ages(config, attempt))
     ]  # fmt: skip
     run_trials(
         trials, store=context.folder / STORE, num_workers=num_workers(config), phase="refine",

@@ -86,9 +86,10 @@ def test_networks_that_are_never_trained_cost_nothing(make_plan_of: Callable[...
         return work(make_plan_of(refine={"start": "generated", **refine}))["refine"]
 
     clusters, robust = seconds(), seconds(objective="dm", robust=True)
-    plan = make_plan_of()
-    proxies = plan.config.refine.num_steps / plan.config.refine.steps_per_proxy
-    saved = proxies * 1.3 * plan.config.refine.proxy_steps * 0.01  # which serve both starts
+    refine = make_plan_of().config.refine
+    full = refine.num_steps / refine.steps_per_proxy * 1.3 * refine.proxy_steps * 0.01
+    assert seconds(youngest_proxy=1.0) == pytest.approx(clusters + 0.45 * full)  # ages .1 to 1
+    saved = 0.55 * full  # which serve both starts
     assert seconds(objective="dm", robust=False) == pytest.approx(clusters - saved)
     assert robust == pytest.approx(clusters + saved)  # a method trains its own for each start
 
@@ -101,7 +102,8 @@ def test_every_start_is_refined_in_its_own_stage_and_the_evaluation_refines_noth
 
     alone = seconds("generated", controls=False)["refine"]
     refine = make_plan_of().config.refine
-    shared = refine.num_steps / refine.steps_per_proxy * 1.3 * refine.proxy_steps * 0.01  # proxies
+    proxies = refine.num_steps / refine.steps_per_proxy
+    shared = proxies * 0.55 * 1.3 * refine.proxy_steps * 0.01
     both = 2 * alone - shared
     for start in ("auto", "generated", "real"):
         students = 4 * 4.0 if start == "auto" else 0.0  # two further ones of each rival

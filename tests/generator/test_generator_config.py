@@ -28,6 +28,7 @@ def test_a_config_survives_a_trip_through_json() -> None:
 def test_fields_that_came_later_are_no_part_of_a_key_before_they_are_used() -> None:
     later = {
         "constraint_weights", "centralisation_form", "centralisation_beta", "centralisation_floor",
+        "youngest_proxy",
     }  # fmt: skip
     whole, key = to_dict(DistillConfig()), key_dict(DistillConfig())
     assert {name for name in whole["refine"] if name not in key["refine"]} == later

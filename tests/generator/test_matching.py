@@ -17,7 +17,7 @@ from distillery.progress import Progress, ignore_progress
 from distillery.tensorfile import read_tensors
 from generator.config import DistillConfig, from_dict
 from generator.matching import constraints_of, matched, method_of
-from generator.refinement import SetScorer, refine_images, train_number
+from generator.refinement import SetScorer, proxy_ages, refine_images, train_number
 from generator.stages.common import Reals
 from generator.stages.score import CHOSEN
 from robust.config import RefineConfig, constraint_weights
@@ -79,6 +79,32 @@ def test_constraints_stand_beside_the_default_objective_too(material) -> None:
         results.append(result)
     assert results[0].scores[0] == results[1].scores[0]
     assert results[0].scores[1] != results[1].scores[1]
+
+
+def test_proxies_have_all_ages_up_to_the_oldest_in_an_order_of_the_attempt(material) -> None:
+    *_, config = material
+
+    def ages(attempt: int, **refine) -> list[int]:
+        several = {"num_steps": 50, "steps_per_proxy": 10, "proxy_steps": 40}
+        return proxy_ages(_asking(config, **several | refine), attempt)
+
+    assert ages(1) == [40] * 5
+    spread = ages(1, youngest_proxy=0.2)
+    assert sorted(spread) == [8, 16, 24, 32, 40] and spread == ages(1, youngest_proxy=0.2)
+    assert any(ages(attempt, youngest_proxy=0.2) != spread for attempt in (2, 3, 4))
+    assert ages(1, youngest_proxy=0.2, steps_per_proxy=50) == [40]  # a single one is the oldest
+    assert sorted(ages(1, youngest_proxy=0.01, proxy_steps=4)) == [1, 1, 2, 3, 4]
+    assert ages(1, objective="dm", youngest_proxy=0.2) == []
+
+
+def test_a_proxy_is_trained_for_as_long_as_its_age(material) -> None:
+    _, _, reals, config = material
+    clusters = np.zeros(len(reals.split("train")[1]), np.int64)
+    asked = _asking(config, num_steps=4, steps_per_proxy=2, proxy_steps=4, youngest_proxy=0.5)
+    for number, age in enumerate(proxy_ages(asked, 1)):
+        steps: list[int] = []
+        train_number(reals, clusters, asked, 1, number, on_step=steps.append)
+        assert steps == list(range(1, age + 1))
 
 
 def test_judging_a_set_is_told_in_words_and_can_be_canceled(material) -> None:
