@@ -179,12 +179,11 @@ def hardware(device: torch.device) -> dict[str, Any]:
 def main() -> None:
     """Measure the cases that were asked for, print them and store them."""
     parser = argparse.ArgumentParser(description="cost of a fine-tuning step beside its floor")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=1, help="as a job of the digits has")
     parser.add_argument("--repeats", type=int, default=None)
     parser.add_argument("--case", choices=CASES, default=None)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     results = {}
     for name, case in CASES.items():

@@ -5,6 +5,7 @@ and versions. Mean and spread are over all students of all runs: base seeds x st
 """
 
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ def environment() -> dict[str, Any]:
             model = line.split(":", 1)[1].strip()
             break
     return {
-        "command": " ".join(["python -m benchmarks." + Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".rstrip(),
         "cpu": model,
         "cores": machine.num_cores,
         "gpu": machine.gpu,
