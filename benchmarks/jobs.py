@@ -29,14 +29,14 @@ FIGURES = ("accuracy", "cluster_min", "noise", "blur", "invert")
 def environment() -> dict[str, Any]:
     """Return hardware, versions and the command, for a result file."""
     keep_large_buffers()
-    machine = probe()
+    machine, module = probe(), f"benchmarks.{Path(sys.argv[0]).stem}"
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []:
         if line.startswith("model name"):
             model = line.split(":", 1)[1].strip()
             break
     return {
-        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}".rstrip(),
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "cpu": model,
         "cores": machine.num_cores,
         "gpu": machine.gpu,
