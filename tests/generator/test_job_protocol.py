@@ -71,7 +71,11 @@ def test_large_images_are_brought_to_the_protocols_size() -> None:
 
 def test_gains_are_drawn_from_soft_rows_where_there_are_no_others() -> None:
     def row(name: str, mean: float) -> dict:
-        return {"name": name, "accuracy": {"mean": mean, "std": 0.0, "runs": [mean, mean]}}
+        return {
+            "name": name,
+            "label": name,
+            "accuracy": {"mean": mean, "std": 0.0, "runs": [mean, mean]},
+        }
 
     soft = [row("ours", 0.5), row("random_real", 0.4)]
     (effect,) = stage_effects({"hard": [], "soft": soft})

@@ -85,7 +85,7 @@ def test_proxies_have_all_ages_up_to_the_oldest_in_an_order_of_the_attempt(mater
     *_, config = material
 
     def ages(attempt: int, **refine) -> list[int]:
-        several = {"num_steps": 50, "steps_per_proxy": 10, "proxy_steps": 40}
+        several = {"num_steps": 50, "steps_per_proxy": 10, "proxy_steps": 40, "youngest_proxy": 1}
         return proxy_ages(_asking(config, **several | refine), attempt)
 
     assert ages(1) == [40] * 5
