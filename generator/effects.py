@@ -78,7 +78,7 @@ def stage_effects(
 
 def _told(what: str, before: dict[str, Any] | None) -> str:
     """Return what is compared, where the other set's refinement was not kept in its own words."""
-    if before is not None and before["label"].endswith(UNKEPT_SUFFIX):
+    if before is not None and UNKEPT_SUFFIX in before["label"]:
         return what.replace(REFINED_ALIKE, "whose refinement was not kept")
     return what
 

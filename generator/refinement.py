@@ -196,7 +196,7 @@ class SetScorer:
         targets = torch.from_numpy(labels).to(reals.device)
         targets = targets.repeat_interleave(config.refine.pictures_per_image)
 
-        recipe, found = config.evaluate.student, {}
+        recipe = config.evaluate.student
 
         def train(number: int, on_step: Callable[[int], None]) -> Figures:
             network = fit_classifier(
@@ -204,8 +204,7 @@ class SetScorer:
                 seed=derive_seed(config.seed, "set-score", number), on_step=on_step,
             )  # fmt: skip
             logits = predict_logits(network, self._images)
-            found[number] = F.cross_entropy(logits, self._truth, reduction="none").cpu()
-            return {}
+            return {"losses": F.cross_entropy(logits, self._truth, reduction="none").cpu()}
 
         def tell(progress: Progress) -> None:
             share = f"judged by students, {100 * progress.step // progress.total} %"
@@ -214,10 +213,10 @@ class SetScorer:
         trials = [
             Trial(str(number), recipe.num_steps, "", partial(train, number)) for number in numbers
         ]
-        run_trials(
+        found = run_trials(
             trials, store=None, num_workers=num_workers(config), phase="refine", on_progress=tell
         )
-        return torch.stack([found[number] for number in numbers])
+        return torch.stack([figures["losses"] for figures in found.values()])
 
     def score(self, losses: Tensor) -> float:
         """Return the mean group-robust loss over the students of a set."""

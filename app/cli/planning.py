@@ -50,7 +50,7 @@ def make(
         ConfigError, DataError, ModelError: What is wrong with the request.
     """
     with quick_imports():
-        import distillery.models.dit  # noqa: F401  (the estimate times one)
+        import generator.pipeline  # noqa: F401  (the estimate looks for complete stages)
         from generator.estimate import estimate
         from generator.plan import make_plan
         from generator.work import works_ahead

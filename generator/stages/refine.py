@@ -63,14 +63,7 @@ def run(context: Context) -> StageOutput:
     starts = _possible(config, reals, is_fallback=is_fallback)
     sets, refined = _refine_all(context, reals, chosen, starts, scorer)
     competing = [one for one in rivals(config, is_fallback=is_fallback) if one in refined]
-    gain = None
-    if len(competing) > 1:
-
-        def tell(progress: Progress) -> None:
-            done = config.refine.num_steps
-            context.on_progress(Progress("refine", done, done, f"both starts {progress.message}"))
-
-        gain = scorer.gain(refined["generated"], refined["real"], on_progress=tell)
+    gain = _gain(context, scorer, refined) if len(competing) > 1 else None
     kept = kept_start(competing, is_real_better=gain is not None and gain.is_beyond_chance())
     _write(context, sets[kept], refined[kept])
     told = {start: _facts(one) for start, one in refined.items()}
@@ -78,6 +71,16 @@ def run(context: Context) -> StageOutput:
         _summary(config, sets[kept]["images"], refined, kept, competing, gain),
         {"start": kept, "starts": told, "gain": _gain_facts(gain), **told[kept]},
     )
+
+
+def _gain(context: Context, scorer: SetScorer, refined: Mapping[Start, Refined]) -> Gain:
+    """Return by how much the real start is better, telling of the students that judge both."""
+
+    def tell(progress: Progress) -> None:
+        done = context.config.refine.num_steps
+        context.on_progress(Progress("refine", done, done, f"both starts {progress.message}"))
+
+    return scorer.gain(refined["generated"], refined["real"], on_progress=tell)
 
 
 def _possible(config: DistillConfig, reals: Reals, *, is_fallback: bool) -> tuple[Start, ...]:

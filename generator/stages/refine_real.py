@@ -94,7 +94,7 @@ def refine_start(
     path = context.folder / refined_file(start)
 
     def tell(progress: Progress) -> None:
-        words = [MESSAGES[start], progress.message] if progress.message else [MESSAGES[start]]
+        words = filter(None, (MESSAGES[start], progress.message))
         context.on_progress(replace(progress, message=" ".join(words)))
 
     if not path.exists():

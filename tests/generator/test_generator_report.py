@@ -91,9 +91,10 @@ def test_a_real_start_is_held_against_the_generated_one_and_against_itself_unref
     }
 
 
-def test_the_effects_say_where_a_controls_refinement_was_not_kept() -> None:
+@pytest.mark.parametrize("packed", ["", ", 4 pictures in each image"])
+def test_the_effects_say_where_a_controls_refinement_was_not_kept(packed: str) -> None:
     rows = [row("ours", 0.8, 0.8), row("real_refined", 0.8, 0.8)]
-    rows[1]["label"] = "k-medoids of real images, refinement not kept"
+    rows[1]["label"] = f"k-medoids of real images, refinement not kept{packed}"
     (effect,) = stage_effects({"hard": rows, "soft": []})
     assert effect["stage"] == (
         "the generated start, against a real one whose refinement was not kept"
