@@ -82,8 +82,8 @@ def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]
     rows = []
     found: dict[str, set[str]] = {}
     for report in reports:
-        for row in report["results"][protocol]:
-            found.setdefault(row["name"], set()).add(row["label"])
+        for own_row in report["results"][protocol]:
+            found.setdefault(own_row["name"], set()).add(own_row["label"])
     for name, labels in found.items():
         # where a refinement was kept in some runs only, the row is of the refined set as a rule
         label = labels.pop() if len(labels) == 1 else LABELS[name]

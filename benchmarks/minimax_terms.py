@@ -26,11 +26,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.jobs import save
+from benchmarks.refine_choice import IMAGES_PER_CLASS, STUDENTS, default_config
 from distillery.checkpoint import Checkpoint
 from distillery.data.dataset import Dataset
 from distillery.evaluation.training import accuracy
 from distillery.files import read_json, write_json
-from distillery.machine import probe
 from distillery.models.base import DiffusionBase, load_base
 from distillery.models.classifiers import Classifier
 from distillery.progress import ignore_progress
@@ -39,17 +39,15 @@ from finetune.config import FinetuneConfig, with_preset
 from finetune.difffit import merge_adapter
 from finetune.latents import PixelLatents
 from finetune.trainer import finetune
-from generator.config import DistillConfig, from_dict
 from generator.noise import initial_noise, noise_seed
-from generator.pipeline import start_job, stored_job, walk
-from generator.plan import make_plan
 from generator.sampler import sample_latents
+from generator.stage import run_stage
+from generator.stages import prepare
 from generator.stages.base import JUDGE
-from generator.stages.common import Reals, fit_classifier, reals_of
+from generator.stages.base import STAGE as BASE
+from generator.stages.common import fit_classifier, reals_of
 
 PER_CLASS = 50
-IMAGES_PER_CLASS = 10
-STUDENTS = 3
 GUIDANCE = 1.5
 FIGURES = ("coverage", "diversity", "fidelity", "accuracy")
 UNGUARDED = FinetuneConfig(guard_interval=0)
@@ -109,22 +107,14 @@ def measures(
 class Bench:
     """The data, the base and the judge of all cells."""
 
-    def __init__(self, folder: Path, dataset: str | None, threads: int) -> None:
+    def __init__(self, folder: Path, dataset: str | None) -> None:
         """Prepare the data and train the base, unless they are there."""
-        request: dict[str, Any] = {
-            "images_per_class": IMAGES_PER_CLASS, "num_threads": threads, "device": "cpu",
-            "base": {"reference": "pixel"},
-        }  # fmt: skip
-        if dataset is not None:
-            request["data"] = {"dataset": dataset}
-        cache, own = folder / "cache", folder / "job"
-        job = stored_job(own, request)
-        if job is None:
-            job = start_job(own, request, make_plan(request, cache=cache, machine=probe()))
-        done = walk(own, job, cache=cache, until="base", on_progress=ignore_progress)
-        self.folder, self.base_folder = folder, done["base"].folder
-        self.config: DistillConfig = from_dict(job["config"])
-        self.reals: Reals = reals_of(Dataset.load(done["prepare"].folder))
+        cache = folder / "cache"
+        self.folder, self.config = folder, default_config(cache, dataset)
+        how: dict[str, Any] = {"root": cache, "on_progress": ignore_progress}
+        prepared = run_stage(prepare.STAGE, self.config, {}, **how)
+        self.base_folder = run_stage(BASE, self.config, {"prepare": prepared}, **how).folder
+        self.reals = reals_of(Dataset.load(prepared.folder))
         self.judge = self.reals.load_classifier(self.base_folder / JUDGE, self.config.proxy.network)
 
     def cell(self, name: str, seed: int) -> dict[str, float]:
@@ -169,12 +159,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/benchmark-minimax"))
     parser.add_argument("--dataset", help="not the digits but what a job may name")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--variants", nargs="*", choices=variants(), default=list(variants()))
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(arguments.folder, arguments.dataset, arguments.threads)
+    bench = Bench(arguments.folder, arguments.dataset)
     store = arguments.folder / "measured.json"
     measured: dict[str, Any] = read_json(store) if store.exists() else {}
     for seed in range(arguments.seeds):
