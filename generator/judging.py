@@ -17,6 +17,7 @@ from distillery.evaluation.harness import (
     build_bench,
     judge,
     judge_together,
+    judging_steps,
 )
 from distillery.evaluation.inputs import Inputs, Work
 from distillery.evaluation.pool import Figures, Trial, run_trials
@@ -112,7 +113,7 @@ def _own_trial(
         }
 
     name = str(numbers[0]) if count == 1 else f"{numbers[0]}-{numbers[-1]}"
-    return Trial(f"{key}/{name}", count * student.num_steps, _message(key), run)
+    return Trial(f"{key}/{name}", count * judging_steps(student, bench), _message(key), run)
 
 
 def protocol_students(

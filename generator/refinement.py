@@ -203,7 +203,8 @@ class SetScorer:
                 reals, reals.normalised(images), targets, recipe,
                 seed=derive_seed(config.seed, "set-score", number), on_step=on_step,
             )  # fmt: skip
-            logits = predict_logits(network, self._images)
+            over = recipe.num_steps
+            logits = predict_logits(network, self._images, on_batch=lambda _: on_step(over))
             return {"losses": F.cross_entropy(logits, self._truth, reduction="none").cpu()}
 
         def tell(progress: Progress) -> None:

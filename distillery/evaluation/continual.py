@@ -81,7 +81,8 @@ def _trial(
             *only(work.inputs.test, classes), normalisation=work.inputs.normalisation,
             num_classes=len(classes), num_groups=0, shifts=False, device=work.device,
         )  # fmt: skip
-        return {"accuracy": measure(student, bench)["accuracy"]}
+        figures = measure(student, bench, on_batch=lambda _: on_step(recipe.num_epochs))
+        return {"accuracy": figures["accuracy"]}
 
     message = f"{network}, order {order + 1}, step {stage + 1}, student {number + 1}"
     return Trial("/".join(map(str, path)), recipe.num_epochs, message, run)

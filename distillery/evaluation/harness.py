@@ -57,6 +57,11 @@ class TestBench:
     views: dict[str, NormalisedImages] = field(repr=False)
     """Normalised test images: `clean` and each of `SHIFTS`."""
 
+    @property
+    def num_images(self) -> int:
+        """Return how many images a student is tested on, all views together."""
+        return sum(len(view) for view in self.views.values())
+
 
 def build_bench(
     images: np.ndarray,
@@ -95,7 +100,7 @@ def judge(
     """Train one student on a set and return its figures on the bench, all shares in [0, 1].
 
     Students may be judged in several threads at once: none reads what another draws. `on_step` is
-    called with the number of training steps done and may raise `Cancelled`.
+    called with the number of steps done, of `judging_steps` in all, and may raise `Cancelled`.
 
     Returns:
         `accuracy`, `cluster_min` (None without enough data), `per_class` (None for a class
@@ -114,7 +119,32 @@ def judge(
     train_classifier(
         network, images, objective, config, seed=seed, background=background, on_step=on_step
     )
-    return measure(network, bench)
+    return measure(network, bench, on_batch=_tell_tested(config, bench, on_step))
+
+
+def judging_steps(config: StudentConfig, bench: TestBench) -> int:
+    """Return the steps that `judge` reports: those of training, then those of the test.
+
+    A test image counts a third of a training image: it goes forward only.
+    """
+    return config.num_steps + bench.num_images // (3 * config.batch_size)
+
+
+def _tell_tested(
+    config: StudentConfig, bench: TestBench, on_step: Callable[[int], None] | None, count: int = 1
+) -> Callable[[int], None] | None:
+    """Return what tells `on_step` how far the test of `count` students is, batch by batch."""
+    if on_step is None:
+        return None
+    steps = judging_steps(config, bench) - config.num_steps
+    done = 0
+
+    def tell(batch_size: int) -> None:
+        nonlocal done
+        done += batch_size
+        on_step(config.num_steps + steps * done // (count * bench.num_images))
+
+    return tell
 
 
 def judge_together(
@@ -145,7 +175,8 @@ def judge_together(
         torch.from_numpy(rows).to(device), config, seeds=seeds,
         background=bench.normalisation.background(), on_step=on_step,
     )  # fmt: skip
-    return [measure(network, bench) for network in networks]
+    on_batch = _tell_tested(config, bench, on_step, len(networks))
+    return [measure(network, bench, on_batch=on_batch) for network in networks]
 
 
 def pooled(image_sets: Sequence[ImageSet]) -> tuple[ImageSet, np.ndarray]:
@@ -182,10 +213,16 @@ def _new_student(config: StudentConfig, bench: TestBench, seed: int) -> Classifi
     return network.to(clean.device)
 
 
-def measure(network: torch.nn.Module, bench: TestBench) -> dict:
-    """Return the figures of a trained network on the bench (see `judge`)."""
+def measure(
+    network: torch.nn.Module, bench: TestBench, *, on_batch: Callable[[int], None] | None = None
+) -> dict:
+    """Return the figures of a trained network on the bench (see `judge`).
+
+    `on_batch` is called after each batch with its number of images; may raise `Cancelled`.
+    """
     correct = {
-        name: predict_logits(network, view).argmax(1).cpu().numpy() == bench.labels
+        name: predict_logits(network, view, on_batch=on_batch).argmax(1).cpu().numpy()
+        == bench.labels
         for name, view in bench.views.items()
     }
     clean = correct["clean"]

@@ -63,7 +63,8 @@ def student_trial(
             seed=derive_seed(work.seed, "protocol", network, number), flip=work.setting.flip,
             on_epoch=on_epoch,
         )  # fmt: skip
-        figures = measure(student, bench)
+        # cancelled between batches of test images too
+        figures = measure(student, bench, on_batch=lambda _: on_step(recipe.num_epochs))
         return figures | ({"best": max(best)} if work.keep_best else {})
 
     message = f"{network}, student {number + 1} of {work.setting.num_repeats}"

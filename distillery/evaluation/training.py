@@ -164,10 +164,19 @@ def inference_batch(image_size: int) -> int:
 
 
 @torch.no_grad()
-def predict_logits(network: nn.Module, images: Images) -> Tensor:
-    """Return the logits (N, K) of normalised images (N, C, H, W)."""
-    batch_size = inference_batch(images.shape[-1])
-    return torch.cat([network(part) for part in images.split(batch_size)])
+def predict_logits(
+    network: nn.Module, images: Images, *, on_batch: Callable[[int], None] | None = None
+) -> Tensor:
+    """Return the logits (N, K) of normalised images (N, C, H, W).
+
+    `on_batch` is called after each batch with its number of images; may raise `Cancelled`.
+    """
+    logits = []
+    for part in images.split(inference_batch(images.shape[-1])):
+        logits.append(network(part))
+        if on_batch is not None:
+            on_batch(len(part))
+    return torch.cat(logits)
 
 
 @torch.no_grad()

@@ -70,7 +70,8 @@ def fine_tuning_table(work: Work) -> list[dict[str, Any]]:
             seed=derive_seed(work.seed, "protocol", "target", name, number),
             flip=work.setting.flip, on_epoch=lambda epoch: on_step(done + epoch),
         )  # fmt: skip
-        return {"accuracy": measure(network, bench)["accuracy"]}
+        over = done + _tuning(work, name).num_epochs
+        return {"accuracy": measure(network, bench, on_batch=lambda _: on_step(over))["accuracy"]}
 
     def with_set(name: str, number: int) -> Trial:
         epochs = work.setting.recipes[name].num_epochs

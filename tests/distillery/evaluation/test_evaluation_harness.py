@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.data.normalise import measure_normalisation
+from distillery.errors import Cancelled
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.harness import (
     SHIFTS,
@@ -14,6 +15,7 @@ from distillery.evaluation.harness import (
     build_bench,
     judge,
     judge_together,
+    judging_steps,
     measure,
     pooled,
     spread,
@@ -84,6 +86,24 @@ def test_a_student_learns_from_raw_images_and_is_the_same_each_time(blobs: Blobs
     assert flipped["accuracy"] < 0.05
 
 
+def test_the_test_of_a_student_is_part_of_its_steps_and_can_be_cancelled(blobs: Blobs) -> None:
+    images, labels = blobs
+    bench = bench_of(blobs)
+    recipe = StudentConfig(network="convnet-d1-w8", num_steps=2, batch_size=8)
+    total = judging_steps(recipe, bench)
+    assert total == 2 + 4 * len(images) // 24  # clean and three shifts, three images a step's image
+    told: list[int] = []
+    judge(ImageSet(images[::8], labels[::8]), bench, recipe, seed=5, on_step=told.append)
+    assert told == sorted(told) and told[:2] == [1, 2] and told[-1] == total
+
+    def cancel(step: int) -> None:
+        if step > recipe.num_steps:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        judge(ImageSet(images[::8], labels[::8]), bench, recipe, seed=5, on_step=cancel)
+
+
 def test_soft_labels_are_what_a_soft_student_learns(blobs: Blobs) -> None:
     images, labels = blobs[0][::8], blobs[1][::8]
     sure = np.where(np.eye(2, dtype=bool)[labels], 20, -20).astype(np.float16)
@@ -131,7 +151,7 @@ def test_students_judged_together_have_the_figures_of_each_alone(blobs: Blobs, s
     recipe = StudentConfig(network="convnet-d1-w8", num_steps=10, learning_rate=1e-3)
     told: list[int] = []
     figures = judge_together(sets, bench, recipe, seeds=[5, 6, 7], on_step=told.append)
-    assert told == list(range(1, 11))
+    assert told[:10] == list(range(1, 11)) and told[-1] == judging_steps(recipe, bench)
     alone = [judge(one, bench, recipe, seed=s) for one, s in zip(sets, (5, 6, 7), strict=True)]
     for ours, theirs in zip(figures, alone, strict=True):
         assert ours["accuracy"] == pytest.approx(theirs["accuracy"], abs=1 / len(labels))
