@@ -87,22 +87,26 @@ def pooled(reports: list[dict[str, Any]], protocol: str) -> list[dict[str, Any]]
     for name, labels in found.items():
         # where a refinement was kept in some runs only, the row is of the refined set as a rule
         label = labels.pop() if len(labels) == 1 else LABELS[name]
-        own = [_row_of(report, protocol, name) for report in reports]
-        row: dict[str, Any] = {"name": name, "label": label}
-        for figure in FIGURES:
-            if any(run.get(figure) is None for run in own):
-                row[figure] = None
-                continue
-            values = [value for run in own for value in run[figure]["runs"]]
-            means = [run[figure]["mean"] for run in own]
-            row[figure] = {
-                "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)),
-                "standard_error": _standard_error(means if len(means) > 1 else values),
-                "runs": values,
-            }
-        rows.append(row)
+        rows.append(one_row(name, label, [_row_of(report, protocol, name) for report in reports]))
     return rows
+
+
+def one_row(name: str, label: str, own: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of one set out of its row in each run."""
+    row: dict[str, Any] = {"name": name, "label": label}
+    for figure in FIGURES:
+        if any(run.get(figure) is None for run in own):
+            row[figure] = None
+            continue
+        values = [value for run in own for value in run[figure]["runs"]]
+        means = [run[figure]["mean"] for run in own]
+        row[figure] = {
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)),
+            "standard_error": _standard_error(means if len(means) > 1 else values),
+            "runs": values,
+        }
+    return row
 
 
 def _row_of(report: dict[str, Any], protocol: str, name: str) -> dict[str, Any]:
