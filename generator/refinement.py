@@ -279,23 +279,17 @@ def _attempt(
     return images, result.losses
 
 
-def num_proxies(config: DistillConfig) -> int:
-    """Return the proxies that an attempt looks through; published methods train their own."""
-    if not config.refine.enabled or config.refine.objective != "clusters":
-        return 0
-    return -(-config.refine.num_steps // config.refine.steps_per_proxy)
-
-
 def proxy_ages(config: DistillConfig, attempt: int) -> list[int]:
-    """Return the training steps of each proxy of an attempt, from `refine.youngest_proxy` up.
+    """Return the training steps of each proxy of an attempt; none where methods train their own.
 
     A student passes through all ages, so images are matched at all of them; in an order drawn for
     the attempt, which leaves none of them to the last steps.
     """
-    refine, count = config.refine, num_proxies(config)
-    shares = np.linspace(1, refine.youngest_proxy, count)
-    order = numpy_rng(config.seed, "proxy-ages", attempt).permutation(count)
-    return [max(1, round(refine.proxy_steps * share)) for share in shares[order]]
+    if not config.refine.enabled or config.refine.objective != "clusters":
+        return []
+    ages = config.refine.proxy_ages
+    order = numpy_rng(config.seed, "proxy-ages", attempt).permutation(len(ages))
+    return [ages[place] for place in order]
 
 
 def train_number(

@@ -137,22 +137,29 @@ def _proxy(config: DistillConfig, num_steps: int, speeds: Speeds) -> float:
 def _refine(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     """Return seconds of refining every start: proxies, steps over all images, scores of sets."""
     refine, num_starts = config.refine, len(refined_starts(config))
-    # DM looks through networks that are never trained; others train theirs for about as long
-    has_untrained = refine.objective == "dm" and not (refine.robust and config.proxy.robust)
-    proxies = 0 if has_untrained else math.ceil(refine.num_steps / refine.steps_per_proxy)
     # real images run forward only, a third of a training step; synthetic ones back to the pixels
     pictures = config.images_per_class * refine.pictures_per_image
     images = num_classes * (refine.reals_per_class / 3 + pictures)
     steps = refine.num_steps * speeds.classifier.of(1) + refine.num_steps * (
         images * speeds.classifier.image_s
     )
-    age = (1 + refine.youngest_proxy) / 2 if proxies > 1 else 1.0  # on average
-    trainings = refine.num_attempts * proxies * age * _proxy(config, refine.proxy_steps, speeds)
+    trainings = refine.num_attempts * _proxy(config, _proxy_steps(config), speeds)
     if refine.objective != "clusters":  # whose proxies serve every start
         trainings *= num_starts
     score = refine.num_students * _student(config, num_classes, speeds)
     moved = refine.num_attempts * (steps + score) + score  # the start is scored too
     return trainings * (num_starts > 0) + num_starts * moved
+
+
+def _proxy_steps(config: DistillConfig) -> int:
+    """Return the training steps of all networks that an attempt looks through.
+
+    DM's are never trained; other published methods train theirs for about as long as ours.
+    """
+    refine = config.refine
+    if refine.objective == "dm" and not (refine.robust and config.proxy.robust):
+        return 0
+    return sum(refine.proxy_ages)
 
 
 def _student(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:

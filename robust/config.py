@@ -178,6 +178,13 @@ class RefineConfig:
         """Pictures that each stored image holds, V."""
         return self.factor**2
 
+    @property
+    def proxy_ages(self) -> list[int]:
+        """Training steps of each proxy that `clusters` looks through, the oldest first."""
+        count = -(-self.num_steps // self.steps_per_proxy)
+        step = (self.youngest_proxy - 1) / max(1, count - 1)
+        return [max(1, round(self.proxy_steps * (1 + step * i))) for i in range(count)]
+
 
 def check_refinement(config: RefineConfig, images_per_class: int) -> None:
     """Raise ConfigError if the method or a constraint is not defined for so few or many images."""

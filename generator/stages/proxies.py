@@ -11,7 +11,7 @@ from typing import Any
 from distillery.evaluation.pool import Figures, Trial, run_trials
 from distillery.models.classifiers import Classifier
 from generator.config import DistillConfig, to_dict
-from generator.refinement import ProxyOf, num_proxies, proxy_ages, train_number
+from generator.refinement import ProxyOf, proxy_ages, train_number
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import (
     Reals,
@@ -33,7 +33,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
         "proxy": to_dict(config.proxy),
         "proxy_steps": refine.proxy_steps,
         **({} if refine.youngest_proxy == 1 else {"youngest": refine.youngest_proxy}),
-        "count": [refine.num_attempts, num_proxies(config)],
+        "count": [refine.num_attempts, len(proxy_ages(config, 1))],
         "robust": refine.robust,
         "augmentation": config.evaluate.student.augmentation,
         "seed": config.seed,
