@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distillery.machine import Machine, use_threads
+from distillery.machine import Machine, use_device, use_threads
 from distillery.models.config import PixelDiTConfig, dit_num_parameters
 from generator import speeds as pricing
 from generator.config import DistillConfig
@@ -128,8 +128,9 @@ def measure_speeds(
     network, size, channels = config.evaluate.student.network, config.image_size, config.channels
     if config.preset == "smoke" and config.device == "cpu" and size > TINY_PX:
         return nominal_prices(config, base)
-    use_threads(config.num_threads)
     device = config.device or "cpu"
+    use_threads(config.num_threads)
+    use_device(device)  # timed as a job computes
     threads = f"{config.num_threads} thread" + "s" * (config.num_threads > 1)
     where = threads if device == "cpu" else "the GPU"
     classifier = pricing.measure_classifier(

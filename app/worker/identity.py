@@ -36,23 +36,43 @@ def default_id(device: str) -> str:
 
 def find_device() -> str:
     """Return `cuda` where the driver lists a GPU, else `cpu`."""
-    return "cuda" if gpu_facts(0) is not None else "cpu"
+    return "cuda" if gpu_facts("cuda") is not None else "cpu"
 
 
 def device_name(device: str) -> str:
     """Return what a person calls a device."""
-    gpu = gpu_facts(gpu_number(device))
-    return f"CPU, {available_cores()} cores" if device == "cpu" or gpu is None else gpu["gpu"]
+    gpu = gpu_facts(device) if device != "cpu" else None
+    return f"CPU, {available_cores()} cores" if gpu is None else gpu["gpu"]
 
 
-def gpu_number(device: str) -> int:
-    """Return the number of the GPU of a device, 0 where it names none."""
-    return int(device.partition(":")[2] or 0)
+def gpu_id(device: str) -> str | None:
+    """Return what CUDA and the driver's tool call the GPU of a device; None: none is visible.
+
+    The number of a device counts the GPUs that `CUDA_VISIBLE_DEVICES` lists, where it is set.
+    """
+    number = int(device.partition(":")[2] or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return str(number)
+    listed = [name.strip() for name in visible.split(",") if name.strip()]
+    return listed[number] if number < len(listed) else None
+
+
+def one_gpu(device: str) -> dict[str, str]:
+    """Return the variables that leave a process the GPU of a numbered device and no other.
+
+    Then `cuda` is that one in every thread and library; torch's own choice is one thread's.
+    """
+    if not device.startswith("cuda:"):
+        return {}
+    # the driver's tool counts in this order, CUDA by itself the fastest first
+    order = {} if "CUDA_VISIBLE_DEVICES" in os.environ else {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    return order | {"CUDA_VISIBLE_DEVICES": gpu_id(device) or ""}
 
 
 def machine_facts(device: str) -> dict[str, Any]:
     """Return cores and memory in bytes, and of a GPU its name and memory."""
-    gpu = gpu_facts(gpu_number(device)) if device != "cpu" else None
+    gpu = gpu_facts(device) if device != "cpu" else None
     return {
         "device": device,
         "host": socket.gethostname(),
@@ -63,12 +83,12 @@ def machine_facts(device: str) -> dict[str, Any]:
     }
 
 
-def gpu_facts(number: int) -> dict[str, Any] | None:
-    """Return name and memory of a GPU, None where there is no such GPU."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+def gpu_facts(device: str) -> dict[str, Any] | None:
+    """Return name and memory of the GPU of a device, None where there is no such GPU."""
+    tool, name = shutil.which("nvidia-smi"), gpu_id(device)
+    if tool is None or name is None:
         return None
-    command = [tool, QUERY, "--format=csv,noheader,nounits", f"--id={number}"]
+    command = [tool, QUERY, "--format=csv,noheader,nounits", f"--id={name}"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except subprocess.TimeoutExpired:

@@ -23,7 +23,14 @@ from app.jobs.housekeeping import clean, tend
 from app.jobs.service import Service, open_service
 from app.settings import Settings, child_environment
 from app.worker.about import name_work
-from app.worker.identity import Identity, default_id, device_name, find_device, machine_facts
+from app.worker.identity import (
+    Identity,
+    default_id,
+    device_name,
+    find_device,
+    machine_facts,
+    one_gpu,
+)
 from app.worker.launch import engine_config
 from app.worker.liveness import Liveness
 from app.worker.locks import hold_executor, shared_lock
@@ -41,13 +48,13 @@ STOP_TIMEOUT_S = 40.0
 """Longer than a stage may take to write its checkpoint."""
 BOOT_WAIT_S = 90.0
 
-MakeRunProcess = Callable[[int], RunProcess]
-"""Makes what runs a stage in a process, which inherits this file handle."""
+MakeRunProcess = Callable[[int, str], RunProcess]
+"""Makes what runs a stage in a process, which inherits this file handle and uses this device."""
 
 
-def child_processes(lock: int) -> RunProcess:
+def child_processes(lock: int, device: str) -> RunProcess:
     """Return what runs a stage in a child process; one that has imported torch waits for it."""
-    children = Children(child_environment(), keep_open=(lock,))
+    children = Children(child_environment() | one_gpu(device), keep_open=(lock,))
     children.prepare()
     return partial(run_stage_process, children=children)
 
@@ -87,7 +94,7 @@ def run_worker(
     # An earlier process of this id may be about to end, and its child holds the lock too
     lock = hold_executor(settings.data, identity.executor_id, wait_s=BOOT_WAIT_S)
     service = open_service(settings, migrate=migrate)
-    runner, liveness = _launch(service, identity, make_run_process(lock), stop, lock)
+    runner, liveness = _launch(service, identity, make_run_process(lock, device), stop, lock)
     reaper = Reaper(service, dead_after_s=settings.dead_after_s)
     for target, argument in ((reaper.run, stop), (_tend_on, service)):
         threading.Thread(target=target, args=(argument,), daemon=True).start()

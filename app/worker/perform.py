@@ -49,7 +49,7 @@ def perform(
     if task.stage == PLAN:
         return plan(task, on_progress)
     job = read_json(task.folder / JOB_FILE)
-    use_worker_device(task, from_dict(job["config"]))
+    check_device(task, from_dict(job["config"]))
     on_work(work_folder(task.folder, job, task.stage, cache=task.cache, on_progress=on_progress))
     if task.group is not None:
         run_one_part(
@@ -65,20 +65,18 @@ def perform(
     return facts
 
 
-def use_worker_device(task: StageTask, config: DistillConfig) -> None:
-    """Make the worker's GPU, where it has a number, the one that `cuda` means.
+def check_device(task: StageTask, config: DistillConfig) -> None:
+    """Refuse a job that was planned for a GPU where this worker has none.
 
     Raises:
         DeviceLost: If the job was planned for a GPU and there is none.
     """
-    if config.device != "cuda":
-        return
-    if task.device == "cpu" or not torch.cuda.is_available():
+    has_gpu = task.device != "cpu" and torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
         raise DeviceLost(
             "the job was planned for a GPU and this worker has none: run it on a worker with a "
             "GPU, or submit it again"
         )
-    torch.cuda.set_device(torch.device(task.device))
 
 
 def plan(task: StageTask, on_progress: OnProgress) -> dict[str, Any]:

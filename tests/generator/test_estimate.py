@@ -291,6 +291,8 @@ def test_a_named_pixel_base_is_timed_itself_and_on_the_device_of_the_job(
         timed.append((name, rest[-1]))
         return StepCost(0.0, 0.01)
 
+    used: list[str] = []
+    monkeypatch.setattr("generator.estimate.use_device", used.append)
     monkeypatch.setattr(pricing, "measure_dit", dit)
     monkeypatch.setattr(pricing, "measure_classifier", classifier)
     own = PixelDiTConfig(image_size=8, channels=1, num_classes=7, patch_size=2, num_layers=2)
@@ -304,6 +306,7 @@ def test_a_named_pixel_base_is_timed_itself_and_on_the_device_of_the_job(
     assert speeds.basis.endswith("timed now on the GPU")
     measure_speeds(replace(config, device="cpu"), base, 10, MACHINE)
     assert [device for _, device in timed[2:]] == ["cpu", "cpu"]
+    assert used == ["cuda", "cpu"]  # set up as a job does
 
 
 @pytest.mark.parametrize(

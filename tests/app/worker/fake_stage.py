@@ -74,5 +74,5 @@ if __name__ == "__main__":
     data, url, worker_id, limit = sys.argv[1:]
     run_worker(
         settings_of(Path(data), url, float(limit)), worker_id=worker_id, device="cpu",
-        stop_with_parent=True, make_run_process=lambda _: make_fake(Path(data)),
+        stop_with_parent=True, make_run_process=lambda *_: make_fake(Path(data)),
     )  # fmt: skip
