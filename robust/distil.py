@@ -8,7 +8,7 @@ class for both sides. Shapes: P stored images, V views of each, C, H, W, K class
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from distillery.checkpoint import Checkpoint
-from distillery.data.augment import AugmentDraw
 from distillery.errors import Cancelled, TrainingError
 from distillery.models.classifiers import Classifier
 from distillery.progress import OnProgress, Progress
@@ -129,15 +128,6 @@ class _Part:
     """Class of each of their views."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """The real side of a turn: images, their augmentation, what the network sees in them."""
-
-    real: Batch
-    draws: AugmentDraw | None
-    passes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-
 class _Run:
     """The state of a run: parameters, optimiser, networks, losses and the time spent."""
 
@@ -159,15 +149,12 @@ class _Run:
             self.optimiser = torch.optim.SGD(
                 [self.values], method.learning_rate, momentum=method.momentum
             )
-        if method.precision == "bfloat16":
-            around = replace(around, channels_last=False)
         stored_per_class = int(labels.bincount()[labels.unique()].max())
         background = torch.as_tensor(around.background, device=labels.device)  # moved once
         around = replace(
             around, num_centres=clusters_per_class(stored_per_class), background=background
         )
         self.networks: NetworkStream = open_networks(method.networks, around)
-        self._held: dict[int, _Held] = {}
         self._parts: dict[tuple[int, int], list[_Part]] = {}
         self.representatives: Representatives | None = None
         if method.sampling == "representative":
@@ -217,14 +204,14 @@ class _Run:
         if stage != self.stage:
             self.stage = stage
             self.optimiser.state.clear()  # momentum would move the images that are done
+            self.networks.renew(len(self.losses))
         return position - stage
 
     def iterate(self, classes_per_step: int) -> None:
         """Take one step of the images, then train the networks that the method trains."""
-        share = self.enter_stage()
-        turn, place = divmod(len(self.losses), self.method.hold)
+        share, iteration = self.enter_stage(), len(self.losses)
         along = self.method.stages > 1 and self.method.networks.source == "trained_along"
-        network = self.networks.at(turn, self.earlier if along else self.synthetic)
+        network = self.networks.at(iteration, self.earlier if along else self.synthetic)
         rate = self.method.learning_rate
         if self.method.decay == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * min(0.999, share)))
@@ -233,17 +220,18 @@ class _Run:
         gradient = torch.zeros_like(self.values)
         total = 0.0
         for part in self._parts_of(self.stage, classes_per_step):
-            loss, own = self._gradient(network, part, turn)
-            gradient += own
+            loss, own = self._gradient(network, part)
+            if part.stored is None:
+                gradient = own
+            else:
+                gradient[part.stored] = own
             total += loss
         self.values.grad = gradient
         self.optimiser.step()
         with torch.no_grad():
             self.parameterisation.project(self.values)
         self.losses.append(total)
-        if place + 1 == self.method.hold:
-            self._held.clear()
-            self.networks.after(turn, self.synthetic)
+        self.networks.after(iteration, self.synthetic)
 
     def _parts_of(self, stage: int, classes_per_step: int) -> list[_Part]:
         """Return the classes, a few at a time; looked for once, as a GPU would be waited for."""
@@ -261,62 +249,51 @@ class _Run:
         stored = None if bool(rows.all()) else torch.nonzero(rows)[:, 0]
         return _Part(classes.cpu(), classes, stored, views)
 
-    def _gradient(self, network: Classifier, part: _Part, turn: int) -> tuple[float, Tensor]:
-        """Return the loss of a few classes and its gradient."""
+    def _gradient(self, network: Classifier, part: _Part) -> tuple[float, Tensor]:
+        """Return the loss of a few classes and its gradient in what is stored of them."""
         method = self.method
-        held = self._hold(network, part, turn)
-        moving = self.values if part.stored is None else self.values[part.stored]
-        images = self.parameterisation.decode(moving)
-        synthetic = Batch(images, part.views, step=len(self.losses))
-        if method.augmentation is not None and held.draws is not None:
-            synthetic = augmented(
-                synthetic, part.classes, held.draws, method.augmentation, self.around.background
-            )
+        moving = self.values.detach()
+        moving = (moving if part.stored is None else moving[part.stored]).requires_grad_()
+        real, synthetic = self._sides(network, part, self.parameterisation.decode(moving))
         num_classes = self.around.num_classes
         values: list[tuple[str, Tensor]] = []
-        half = torch.autocast(
-            images.device.type, torch.bfloat16, enabled=method.precision == "bfloat16"
-        )
-        with half, shared_feature_maps(network, held.passes, only=held.real.images):
+        with shared_feature_maps(network):
             terms = [("the objective", 1.0, method.objective)]
             for one in method.constraints:
                 share = self.networks.accuracy() if one.by_accuracy else 1.0
                 terms.append((one.name, one.weight * share, one.term))
             for name, weight, term in terms:
-                value = weight * term(network, held.real, synthetic, num_classes)
+                value = weight * term(network, real, synthetic, num_classes)
                 values.append((name, value))
-            total = sum((value for _, value in values), images.new_zeros(()))
-        gradient = torch.autograd.grad(total, self.values)[0]
+            total = sum((value for _, value in values), synthetic.images.new_zeros(()))
+        gradient = torch.autograd.grad(total, moving)[0]
         *_, loss = read_finite(
             [*values, ("the gradient", gradient.abs().amax()), ("the loss", total)],
             run=method.name, step=len(self.losses), learning_rate=method.learning_rate,
         )  # fmt: skip
         return loss, gradient
 
-    def _hold(self, network: Classifier, part: _Part, turn: int) -> "_Held":
-        """Return the real side of a turn for these classes; drawn once, then kept for it."""
-        first = int(part.labels[0])
-        if first not in self._held:
-            method, seed = self.method, derive_seed(self.around.seed, "matching", turn)
-            real, draws = self._reals(network, part.labels, turn), None
-            if method.augmentation is not None:
-                draws = siamese_draws(part.labels, method.augmentation, seed)
-                draws = draws.moved_to(self.labels.device)
-                real = augmented(
-                    real, part.classes, draws, method.augmentation, self.around.background
-                )
-            self._held[first] = _Held(real, draws)
-        held = self._held[first]
-        if self.method.hold == 1:
-            self._held.clear()
-        return held
+    def _sides(self, network: Classifier, part: _Part, images: Tensor) -> tuple[Batch, Batch]:
+        """Return real and synthetic images of a few classes, augmented by the same draws."""
+        iteration, augmentation = len(self.losses), self.method.augmentation
+        real = self._reals(network, part.labels, iteration)
+        synthetic = Batch(images, part.views, step=iteration)
+        if augmentation is None:
+            return real, synthetic
+        seed = derive_seed(self.around.seed, "matching", iteration)
+        draws = siamese_draws(part.labels, augmentation, seed).moved_to(self.labels.device)
+        background = self.around.background
+        return (
+            augmented(real, part.classes, draws, augmentation, background),
+            augmented(synthetic, part.classes, draws, augmentation, background),
+        )
 
-    def _reals(self, network: Classifier, classes: Tensor, turn: int) -> Batch:
-        """Return the real images of a turn."""
+    def _reals(self, network: Classifier, classes: Tensor, iteration: int) -> Batch:
+        """Return the real images of an iteration."""
         size = self.method.reals_per_class
         if self.representatives is not None:
-            return self.representatives.draw(network, classes, size, turn)
-        generator = torch_rng(self.around.seed, "reals", turn, int(classes[0]))
+            return self.representatives.draw(network, classes, size, iteration)
+        generator = torch_rng(self.around.seed, "reals", iteration, int(classes[0]))
         return Batch(*self.around.reals.draw(classes, size, generator))
 
     def report(self, checkpoint: Checkpoint | None, on_progress: OnProgress) -> None:

@@ -140,11 +140,6 @@ class Method:
     sampling: Literal["random", "representative"] = "random"
     """Of real images: at random, or those nearest to k-means centres (DREAM)."""
     reals_per_class: int = 256
-    hold: int = 1
-    """Steps of the images with the same network, real images and augmentation: the real side is
-    looked at once for all of them. Networks count by it, too."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' passes in matching."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 1.0
     """Of the images."""

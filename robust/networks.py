@@ -32,8 +32,6 @@ class Surroundings:
     num_classes: int
     seed: int
     background: Tensor | float = 0.0
-    channels_last: bool = True
-    """On a CPU, channels of a pixel side by side: a third faster, but in bfloat16 slower."""
     num_centres: int = MAX_CLUSTERS
     """Synthetic images of each class that clusters form around."""
 
@@ -50,6 +48,9 @@ class NetworkStream:
 
     def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
         """Train what the plan trains once the images of an iteration have moved."""
+
+    def renew(self, iteration: int) -> None:
+        """Let a stage of a method of several begin with a fresh network."""
 
     def accuracy(self) -> float:
         """Return the accuracy in training on real images of the network last given, in per cent."""
@@ -84,10 +85,12 @@ class TrainedNetworks(NetworkStream):
         super().__init__(plan, surroundings)
         self._number = -1
         self._trainee: Trainee | None = None
+        self._first = self._before = 0
+        """Iteration at which this stage began, and networks that came before it."""
 
     def at(self, iteration: int, synthetic: Callable[[], Batch]) -> Classifier:
         """Return the network of an iteration, warmed up where it is a fresh one."""
-        number = iteration // self.plan.renew_every
+        number = self._number_at(iteration)
         if self._trainee is None or number != self._number:
             self._number = number
             self._trainee = Trainee(self.plan, self.around, number)
@@ -96,8 +99,15 @@ class TrainedNetworks(NetworkStream):
 
     def after(self, iteration: int, synthetic: Callable[[], Batch]) -> None:
         """Train on, unless the next iteration begins with a fresh network."""
-        if self._trainee is not None and (iteration + 1) // self.plan.renew_every == self._number:
+        if self._trainee is not None and self._number_at(iteration + 1) == self._number:
             self._train(self._trainee, self.plan.steps, synthetic)
+
+    def renew(self, iteration: int) -> None:
+        """Let the network of this iteration be a fresh one, and count from it."""
+        self._first, self._before = iteration, self._number + 1
+
+    def _number_at(self, iteration: int) -> int:
+        return self._before + (iteration - self._first) // self.plan.renew_every
 
     def accuracy(self) -> float:
         """Return the accuracy in training of the present network."""
@@ -111,15 +121,16 @@ class TrainedNetworks(NetworkStream):
             trainee.train_on_reals(steps, synthetic)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return weights, momenta and the number of the network."""
+        """Return weights and momenta of the network, and its place among all."""
         if self._trainee is None:
             return {}
-        return self._trainee.state("network.") | {"network_number": np.array(self._number)}
+        place = np.array([self._number, self._first, self._before])
+        return self._trainee.state("network.") | {"network_place": place}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up the network that was saved."""
-        if "network_number" in arrays:
-            self._number = int(arrays["network_number"])
+        if "network_place" in arrays:
+            self._number, self._first, self._before = map(int, arrays["network_place"])
             self._trainee = Trainee(self.plan, self.around, self._number)
             self._trainee.load("network.", arrays)
 
@@ -196,8 +207,7 @@ def build(around: Surroundings, number: int) -> Classifier:
         around.network, channels=images.shape[1], image_size=images.shape[-1],
         num_classes=around.num_classes, seed=derive_seed(around.seed, "matching-network", number),
     ).to(images.device)  # fmt: skip
-    reordered = around.channels_last and network.prefers_channels_last
-    if images.device.type == "cpu" and reordered:
+    if images.device.type == "cpu" and network.prefers_channels_last:  # a third faster
         return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network
 

@@ -30,8 +30,8 @@ def distribution_matching(
     """
     target = constant_features(network, real.images)
     features = network.features(synthetic.images)
-    mean_real, real_sizes = group_means(target.float(), real.labels, num_classes)
-    mean, sizes = group_means(features.float(), synthetic.labels, num_classes)
+    mean_real, real_sizes = group_means(target, real.labels, num_classes)
+    mean, sizes = group_means(features, synthetic.labels, num_classes)
     both = (real_sizes > 0) & (sizes > 0)
     return torch.where(both, (mean_real - mean).square().sum(1), 0).sum()
 
@@ -105,25 +105,14 @@ def constant_features(network: Classifier, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def shared_feature_maps(
-    network: Classifier,
-    constant: list[tuple[Tensor, Tensor]] | None = None,
-    *,
-    only: Tensor | None = None,
-) -> Iterator[None]:
+def shared_feature_maps(network: Classifier) -> Iterator[None]:
     """Let all terms of a step share the network's pass over the same images.
 
     Passes without gradient go a few images at a time on a CPU, which keeps them in its cache.
-
-    Args:
-        network: Whose passes are shared.
-        constant: Images and feature maps without gradient, to be kept for further steps; belongs
-            to this network with these weights.
-        only: The one batch whose pass without gradient is kept; None: each.
     """
     plain = network.feature_map
     moving: list[tuple[Tensor, Tensor]] = []
-    constant = [] if constant is None else constant
+    constant: list[tuple[Tensor, Tensor]] = []
 
     def feature_map(images: Tensor) -> Tensor:
         kept = moving if torch.is_grad_enabled() else constant
@@ -134,8 +123,7 @@ def shared_feature_maps(
             result = plain(images)
         else:
             result = torch.cat([plain(part) for part in images.split(CACHE_BATCH)])
-        if kept is moving or only is None or images is only:
-            kept.append((images, result))
+        kept.append((images, result))
         return result
 
     network.feature_map = feature_map  # type: ignore[method-assign, assignment]

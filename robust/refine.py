@@ -177,13 +177,14 @@ def _refine_step(
     generator = torch_rng(seed, "refine", step)
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate * cosine_decay(step, config.num_steps)
-    state.optimizer.zero_grad(set_to_none=True)
+    gradient = torch.zeros_like(state.values)
     terms: list[tuple[str, Tensor]] = []
     losses: list[Tensor] = []
     for part in labels.unique().split(config.classes_per_step):
         mine = torch.isin(labels, part)
         real_images, real_labels = reals.draw(part, config.reals_per_class, generator)
-        images, own = decode(state.values[mine]), labels[mine].repeat_interleave(views)
+        moving = state.values.detach()[mine].requires_grad_()
+        images, own = decode(moving), labels[mine].repeat_interleave(views)
         if augmentation is not None:
             draw = draw_augmentation(1, augmentation, generator)
             images = apply_augmentation(images, draw, augmentation, fill=background)
@@ -200,15 +201,15 @@ def _refine_step(
             value = scale * one.term(proxy, *sides, num_classes)
             terms.append((one.name, value.detach()))
             loss = loss + value
-        loss.backward()
+        gradient[mine] = torch.autograd.grad(loss, moving)[0]
         losses.append(loss.detach())
-    assert state.values.grad is not None
     # a step would spoil the images for good, whatever the loss
-    terms.append(("the gradient", state.values.grad.abs().amax()))
+    terms.append(("the gradient", gradient.abs().amax()))
     values = read_finite(
         [*terms, *(("the loss", loss) for loss in losses)],
         run="refine", step=step, learning_rate=config.learning_rate,
     )  # fmt: skip
+    state.values.grad = gradient
     state.optimizer.step()
     return sum(values[len(terms) :]) / len(losses)
 

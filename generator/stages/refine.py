@@ -199,4 +199,4 @@ def _outcome(config: DistillConfig, start: np.ndarray, refined: Refined) -> str:
     return f"{best}; pixels moved by {100 * moved:.1f} % of their range on average"
 
 
-STAGE = Stage("refine", 6, ("prepare", "base", "score"), settings, run)
+STAGE = Stage("refine", 7, ("prepare", "base", "score"), settings, run)

@@ -134,6 +134,6 @@ def read_finished(folder: Path, start: Start) -> Refined:
 
 
 STAGE = Stage(
-    "refine_real", 1, ("prepare", "proxy", "refine_proxies"), settings, run,
+    "refine_real", 2, ("prepare", "proxy", "refine_proxies"), settings, run,
     aside=(PROXY_STAGE, PROXIES_STAGE),
 )  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from set_helpers import WholeSets
 
 from distillery.checkpoint import Checkpoint
 from distillery.data.normalise import Normalisation
@@ -74,18 +75,6 @@ def test_matching_brings_class_means_nearer() -> None:
     )  # fmt: skip
     _, done = _run(method, iterations=30)
     assert done.losses[-1] < 0.5 * done.losses[0]
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_real_images_that_are_held_are_looked_at_once(precision, monkeypatch) -> None:
-    draws = []
-    monkeypatch.setattr(
-        RealImages, "draw", lambda self, *_: draws.append(1) or (self.images, self.labels)
-    )
-    method = replace(_short(method_for("idm", 10)), hold=3, precision=precision, learning_rate=0.01)
-    _, done = _run(method, iterations=7)
-    assert len(draws) == 3
-    assert done.losses[2] < done.losses[0]  # the same question, nearer to its answer
 
 
 @pytest.mark.parametrize("name", ["dm", "dsa", "idm", "idc", "pdd", "dream"])
@@ -286,30 +275,50 @@ def test_stages_move_their_own_images_and_leave_the_others() -> None:
     assert (end[second] - begun[second]).abs().amax((1, 2, 3)).min() > 0
 
 
-def test_networks_of_a_stage_are_trained_on_the_earlier_images_before_the_first_look() -> None:
+def test_every_network_of_a_stage_has_learnt_the_earlier_images_before_the_first_look() -> None:
     method = replace(_short(method_for("pdd", 10)), stages=2, augmentation=None)
     around, seen = _around(), []
     run = _Run(
         method, torch.zeros(6, 1, 8, 8), LABELS, around, Pixels(NORMALISATION.clamp),
-        Budget(iterations=4),
+        Budget(iterations=6),
     )  # fmt: skip
     plain = run.networks.at
 
     def at(iteration, synthetic):
         network = plain(iteration, synthetic)
-        fresh = build(around, iteration // 2)
+        number = run.networks._number
+        fresh = build(around, number)
         changed = any(
             not torch.equal(a, b)
             for a, b in zip(network.parameters(), fresh.parameters(), strict=True)
         )
-        seen.append((len(synthetic().labels), changed))
+        seen.append((number, len(synthetic().labels), changed))
         return network
 
     run.networks.at = at
-    for _ in range(4):
+    for _ in range(6):
         run.iterate(20)
-    assert seen[0] == (0, False)  # the first stage begins with a network that knows nothing
-    assert seen[2] == (3, True)  # the second with one that has learnt the first stage's images
+    # a network serves two iterations, a stage has three; each stage begins with a fresh one
+    assert [number for number, *_ in seen] == [0, 0, 1, 2, 2, 3]
+    assert seen[0] == (0, 0, False) and seen[2] == (1, 0, False)  # there is nothing to learn yet
+    assert seen[3] == (2, 3, True) and seen[5] == (3, 3, True)  # they learnt the first stage's
+
+
+def test_what_is_as_large_as_the_set_does_not_grow_with_the_parts_of_a_step() -> None:
+    method = replace(_short(method_for("dm", 10)), reals_per_class=1)
+    counts = []
+    for num_classes in (8, 24):
+        labels = torch.arange(num_classes).repeat_interleave(8)
+        images = torch.randn(len(labels), 1, 8, 8)
+        around = Surroundings("convnet-d1-w4", RealImages(images, labels), num_classes, seed=7)
+        run = _Run(
+            method, images, labels, around, Pixels(NORMALISATION.clamp), Budget(iterations=2)
+        )
+        run.iterate(1)  # which looks for the parts
+        with WholeSets(images) as whole:
+            run.iterate(1)
+        counts.append(whole.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_pdd_says_where_it_has_no_stages() -> None:

@@ -1,11 +1,13 @@
 """Refinement: lower objective, the same bits after a resume, a stop at what is not finite."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from set_helpers import WholeSets
 from torch import Tensor, nn
 
 from distillery.checkpoint import Checkpoint
@@ -201,3 +203,19 @@ def test_real_batches_are_of_the_class_and_without_replacement(reals: RealImages
     assert len({tuple(image.flatten().tolist()) for image in images}) == 30
     few, _ = reals.draw(torch.tensor([0]), 500, torch.Generator().manual_seed(0))
     assert len(few) == 40  # all there are
+
+
+def test_what_is_as_large_as_the_set_does_not_grow_with_the_parts_of_a_step() -> None:
+    config = replace(CONFIG, num_steps=1, classes_per_step=1, reals_per_class=1)
+    counts = []
+    for num_classes in (24, 72):
+        labels = torch.arange(num_classes).repeat_interleave(4)
+        images = torch.randn(len(labels), 1, 8, 8)
+        with WholeSets(images) as whole:
+            refine(
+                images, labels, RealImages(images, labels), random_proxy, config,
+                decode=lambda x: x, project=lambda x: x, augmentation=AFFINE, num_classes=num_classes,
+                seed=0, on_progress=ignore_progress,
+            )  # fmt: skip
+        counts.append(whole.count)
+    assert counts[0] == counts[1] > 0
