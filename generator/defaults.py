@@ -75,7 +75,8 @@ def _refine_sizes(situation: Situation) -> dict[str, Any]:
     small = pixels <= 32**2 or situation.device != "cpu"
     reals = 64 if small else max(16, 2**17 // pixels)
     at_once = 2**22 if situation.device == "cpu" else 2**25
-    per_class = (reals + situation.images_per_class) * pixels
+    pictures = situation.images_per_class * situation.pictures_per_image
+    per_class = (reals + pictures) * pixels
     return {"reals_per_class": reals, "classes_per_step": max(1, min(20, at_once // per_class))}
 
 

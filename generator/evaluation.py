@@ -38,7 +38,7 @@ from generator.public_names import public_name
 from generator.stage import run_stage
 from generator.stages import prepare
 
-VERSION = 1
+VERSION = 2
 """Raised by hand when the same request gives other figures."""
 
 
@@ -73,6 +73,11 @@ class Request:
             raise ConfigError(f"{protocol.name} has no second dataset: leave --target out")
         if self.teacher is not None and protocol.labels != "soft":
             raise ConfigError(f"{protocol.name} has hard labels: leave --teacher out")
+        is_trained = protocol.labels == "soft" and self.teacher != "bundle"
+        if self.teacher_epochs is not None and not is_trained:
+            raise ConfigError(f"{protocol.name} trains no teacher here: leave --teacher-epochs out")
+        if self.keep_best and protocol.task not in ("accuracy", "ratios"):
+            raise ConfigError(f"{protocol.name} has no best epoch: leave --best out")
         if self.teacher_epochs is not None and self.teacher_epochs < 1:
             raise ConfigError(f"--teacher-epochs must be 1 or more, got {self.teacher_epochs}")
 

@@ -13,7 +13,7 @@ from distillery.checkpoint import Checkpoint
 from distillery.evaluation.config import StudentConfig
 from distillery.evaluation.training import augmentation_of
 from distillery.models.classifiers import Classifier
-from distillery.progress import OnProgress
+from distillery.progress import OnProgress, Progress, ignore_progress
 from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.stages.common import Reals, fit_classifier
@@ -53,7 +53,7 @@ def matched(
         reals.normalisation.background(),
     )  # fmt: skip
     done = distil(
-        method_of(reals, config, seed=seed),
+        method_of(reals, config, seed=seed, on_progress=on_progress),
         reals.normalised(images)[:],
         torch.from_numpy(labels).to(reals.device),
         around,
@@ -66,7 +66,9 @@ def matched(
     return reals.normalisation.to_raw(done.images).cpu().numpy(), done.losses
 
 
-def method_of(reals: Reals, config: DistillConfig, *, seed: int) -> Method:
+def method_of(
+    reals: Reals, config: DistillConfig, *, seed: int, on_progress: OnProgress = ignore_progress
+) -> Method:
     """Return the method that a job names, fitted to its steps, rate, networks and images."""
     refine = config.refine
     method = method_for(
@@ -78,13 +80,14 @@ def method_of(reals: Reals, config: DistillConfig, *, seed: int) -> Method:
             min_cluster_size=config.proxy.min_cluster_size,
         )  # fmt: skip
     augmentation = augmentation_of(config.evaluate.student)
+    asked = constraints_of(reals, config, seed=seed, on_progress=on_progress)
     plan = replace(method.networks, batch_size=config.proxy.batch_size)
     if plan.augmentation is not None:
         plan = replace(plan, augmentation=augmentation)
     return replace(
         method,
         networks=plan,
-        constraints=(*method.constraints, *constraints_of(reals, config, seed=seed)),
+        constraints=(*method.constraints, *asked),
         augmentation=None if method.augmentation is None else augmentation,
         factor=1,
         optimiser="adam",
@@ -95,21 +98,28 @@ def method_of(reals: Reals, config: DistillConfig, *, seed: int) -> Method:
 
 
 def constraints_of(
-    reals: Reals, config: DistillConfig, *, seed: int
+    reals: Reals, config: DistillConfig, *, seed: int, on_progress: OnProgress = ignore_progress
 ) -> tuple[WeightedConstraint, ...]:
-    """Return the constraints that a job asks for; trains the network of centralisation."""
+    """Return the constraints that a job asks for; trains the network of centralisation.
+
+    `on_progress` is told of that training in words; may raise `Cancelled`.
+    """
     refine = config.refine
     weights = constraint_weights(refine, config.images_per_class)
     if weights == ConstraintWeights(0.0, 0.0):
         return ()
-    network = _centralisation_network(reals, config, seed) if weights.centralisation else None
+    network = None
+    if weights.centralisation:
+        network = _centralisation_network(reals, config, seed, on_progress)
     return weighted_constraints(
         weights, network, form=refine.centralisation_form, floor=refine.centralisation_floor,
         beta=refine.centralisation_beta,
     )  # fmt: skip
 
 
-def _centralisation_network(reals: Reals, config: DistillConfig, seed: int) -> Classifier:
+def _centralisation_network(
+    reals: Reals, config: DistillConfig, seed: int, on_progress: OnProgress
+) -> Classifier:
     """Return a ResNet-18 trained on the real images for as long as the proxy that scores."""
     recipe = StudentConfig(
         network=CENTRALISATION_NETWORK,
@@ -120,5 +130,10 @@ def _centralisation_network(reals: Reals, config: DistillConfig, seed: int) -> C
     )
     images, labels = reals.split("train")
     own_seed = derive_seed(seed, "centralisation")
-    network = fit_classifier(reals, images, labels, recipe, seed=own_seed)
+
+    def on_step(step: int) -> None:
+        share = f"training the network of centralisation, {100 * step // recipe.num_steps} %"
+        on_progress(Progress("refine", 0, config.refine.num_steps, share))
+
+    network = fit_classifier(reals, images, labels, recipe, seed=own_seed, on_step=on_step)
     return network.requires_grad_(False)

@@ -271,7 +271,7 @@ def _attempt(
         num_classes=reals.num_classes,
         seed=seed,
         background=reals.normalisation.background(),
-        constraints=constraints_of(reals, config, seed=seed),
+        constraints=constraints_of(reals, config, seed=seed, on_progress=on_progress),
         checkpoint=checkpoint,
         on_progress=on_progress,
     )

@@ -50,6 +50,8 @@ class ProxyConfig:
         _check_tail(self.tail_fraction)
         if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"proxy.learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.accuracy_floor < float("inf"):
+            raise ConfigError(f"proxy.accuracy_floor must be 0 or more, got {self.accuracy_floor}")
         check_counts("proxy", self, "num_steps", "batch_size", "num_clusters", "min_cluster_size")
 
 
@@ -73,6 +75,13 @@ class SelectConfig:
     def __post_init__(self) -> None:
         """Refuse values that nothing can be selected with."""
         _check_tail(self.tail_fraction)
+        if not 0 <= self.cvar_weight < float("inf"):
+            raise ConfigError(f"select.cvar_weight must be 0 or more, got {self.cvar_weight}")
+        if not self.features:
+            raise ConfigError(
+                "select.features must be proxy, or the folder or Hub id of a vision model, got "
+                "nothing"
+            )
         check_counts("select", self, "max_reals_per_class")
 
 
@@ -188,6 +197,8 @@ class RefineConfig:
 
 def check_refinement(config: RefineConfig, images_per_class: int) -> None:
     """Raise ConfigError if the method or a constraint is not defined for so few or many images."""
+    if not config.enabled:
+        return
     if config.objective in ("dc", "dsa") and images_per_class not in GRADIENT_LOOPS:
         known = ", ".join(map(str, GRADIENT_LOOPS))
         raise ConfigError(
@@ -246,6 +257,11 @@ def _check_constraints(config: RefineConfig) -> None:
     own = (config.centralisation_weight, config.covariance_weight)
     if not 0 <= min(own) or not max(own) < float("inf"):
         raise ConfigError("the weights of refine's constraints must be 0 or more")
+    if not config.enabled and (config.constraint_weights != "own" or any(own)):
+        raise ConfigError(
+            "refine's constraints would be ignored without refinement: leave their weights out, or "
+            "set refine.enabled to true (no --no-refine)"
+        )
     if config.constraint_weights != "own" and any(own):
         raise ConfigError(
             f"refine.constraint_weights {config.constraint_weights} brings its own numbers: leave "

@@ -90,7 +90,7 @@ def clustered_cvar(
     ids = cluster_ids[order]  # (N, M), sorted
     position = torch.arange(len(columns), device=losses.device)[:, None]
     rank = (position - starts[ids]).to(columns.dtype)
-    tail_size = (tail_fraction * sizes).to(columns.dtype)  # (K,)
+    tail_size = tail_fraction * sizes.to(columns.dtype)  # (K,)
     weight = (tail_size[ids] - rank).clamp(0, 1) / tail_size[ids]
     values = columns.new_zeros(num_clusters, columns.shape[1])
     values = values.scatter_add(0, ids, weight * columns.gather(0, order))

@@ -74,8 +74,9 @@ class Protocol:
     """Whether cluster-min, noise, blur and inversion stand beside the accuracy."""
     max_image_size: int | None = None
     """Larger images are scaled down to it."""
-    test_margin: float = 1.0
-    """Test images are scaled to this times the image size, then cropped at the centre."""
+    crops_test: bool = False
+    """Test images are scaled to eight sevenths of the image size (`size // 7 * 8`, so that sizes
+    below 56 may stay as they are), then cropped at the centre."""
     needs_target: bool = False
     """Whether it needs a second dataset, of other classes."""
 
@@ -125,6 +126,8 @@ def _soft(case: Case, network: str) -> Recipe:
     )  # fmt: skip
 
 
+FINE_TUNING = Recipe(num_epochs=50, batch_size=64, augmentation="dsa")
+"""How students go on learning; the paper does not say, so this is ours."""
 _ALL = (
     Protocol(
         name="dc-small", summary="small images, ConvNet, 1000 epochs with DSA", recipe=_dsa,
@@ -142,7 +145,7 @@ _ALL = (
     Protocol(
         name="soft-rded", summary="soft labels of a teacher that sees each batch, 300 epochs",
         source="Sun et al. (2024), RDED", recipe=_soft, networks=("resnet18",), num_repeats=3,
-        labels="soft", max_image_size=224, test_margin=8 / 7,
+        labels="soft", max_image_size=224, crops_test=True,
     ),
     Protocol(
         name="robust-rdd", summary="cluster-min, noise, blur and inversion beside the accuracy",

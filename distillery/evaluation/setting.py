@@ -11,6 +11,7 @@ from distillery.errors import ConfigError
 from distillery.evaluation.protocols import (
     BUFFER_SIZE,
     CONVNET,
+    FINE_TUNING,
     STAGES,
     Case,
     Protocol,
@@ -64,7 +65,8 @@ class Setting:
     @property
     def test_size(self) -> int:
         """Side that test images are decoded at, before the centre crop."""
-        return round(self.case.image_size * self.protocol.test_margin)
+        size = self.case.image_size
+        return max(size, size // 7 * 8) if self.protocol.crops_test else size
 
 
 def resolve(
@@ -147,13 +149,16 @@ def _fit(
 def _image_deviations(
     protocol: Protocol, case: Case, recipes: Mapping[str, Recipe], flip: bool
 ) -> list[str]:
-    """Return what the images make different."""
+    """Return what the images, and shortened recipes, make different."""
     found = []
     if protocol.name == "hard-idc" and case.image_size != 224:
         found.append(f"images of {case.image_size} px where 224 are published")
     mirrored = any(r.augmentation in ("crop-jitter", "shuffle-crop") for r in recipes.values())
     if mirrored and not flip:
         found.append("no mirroring")
+    shortest = min((recipe.num_epochs for recipe in recipes.values()), default=0)
+    if protocol.task == "fine-tuning" and shortest < FINE_TUNING.num_epochs:
+        found.append(f"{shortest} epochs of fine-tuning in place of {FINE_TUNING.num_epochs}")
     if protocol.task == "continual" and case.images_per_class < BUFFER_SIZE:
         found.append(f"{case.images_per_class} images a class in the buffer, not {BUFFER_SIZE}")
     return found

@@ -17,15 +17,12 @@ from distillery.data.normalise import NormalisedImages
 from distillery.evaluation.harness import ImageSet, build_bench, measure, spread
 from distillery.evaluation.inputs import Target, Work
 from distillery.evaluation.pool import Figures, Trial
-from distillery.evaluation.protocols import Recipe
+from distillery.evaluation.protocols import FINE_TUNING, Recipe
 from distillery.evaluation.student import train_student
 from distillery.evaluation.tables import run_rows
 from distillery.evaluation.training import inference_batch
 from distillery.models.classifiers import Classifier
 from distillery.seeds import derive_seed
-
-FINE_TUNING = Recipe(num_epochs=50, batch_size=64, augmentation="dsa")
-"""How students go on learning; the paper does not say, so this is ours."""
 
 
 def retrieval_table(work: Work) -> list[dict[str, Any]]:

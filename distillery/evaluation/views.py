@@ -145,11 +145,9 @@ def shuffle_patches(images: Tensor, generator: torch.Generator) -> Tensor:
         starts = [length // SHUFFLE_FACTOR * part for part in range(SHUFFLE_FACTOR)] + [length]
         strips = [torch.arange(a, b) for a, b in zip(starts, starts[1:], strict=False)]
         orders = torch.rand(len(images), SHUFFLE_FACTOR, generator=generator).argsort(1)  # (N, 2)
-        either = {
-            tuple(order): torch.cat([strips[part] for part in order])
-            for order in orders.unique(dim=0).tolist()
-        }
-        places = torch.stack([either[tuple(order)] for order in orders.tolist()])  # (N, length)
+        distinct, which = orders.unique(dim=0, return_inverse=True)
+        rows = [torch.cat([strips[part] for part in order]) for order in distinct.tolist()]
+        places = torch.stack(rows)[which]  # (N, length)
         shape = [len(images), 1, 1, 1]
         shape[dim] = length
         index = places.reshape(shape).to(images.device).expand_as(images)

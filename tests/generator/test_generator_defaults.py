@@ -91,6 +91,14 @@ def test_fine_tuning_of_a_latent_base_follows_the_size_of_the_data() -> None:
     assert steps(num_train=10_000, num_classes=100) == 2_000  # 20 classes of 100 in a group
 
 
+def test_packed_images_are_counted_as_the_pictures_that_they_hold() -> None:
+    def at_once(pictures: int) -> int:
+        many = replace(PHOTOS, image_size=64, images_per_class=50, pictures_per_image=pictures)
+        return default_values(many)["refine"]["classes_per_step"]
+
+    assert at_once(1) > 3 * at_once(9) >= 3
+
+
 @pytest.mark.parametrize("image_size", [8, 12, 16, 20, 28, 32, 64, 128, 256])
 def test_the_default_network_fits_its_images(image_size: int) -> None:
     from distillery.models.classifiers import build_classifier

@@ -212,6 +212,13 @@ def test_an_augmentation_that_was_named_stays_where_nothing_was_said_of_mirrorin
         ({"evaluate": {"student": {"network": "convnet-d9-w1"}}}, "use a depth of 3 or less"),
         ({"proxy": {"network": "convnet-d4-w1"}}, "proxy.network convnet-d4-w1 does not fit"),
         ({"proxy": {"learning_rate": -1}}, "proxy.learning_rate must be above 0, got -1"),
+        ({"proxy": {"accuracy_floor": -1}}, "proxy.accuracy_floor must be 0 or more, got -1"),
+        ({"select": {"cvar_weight": -1}}, "select.cvar_weight must be 0 or more, got -1"),
+        ({"select": {"features": ""}}, "select.features must be proxy, or the folder"),
+        (
+            {"refine": {"enabled": False, "covariance_weight": 0.01}},
+            "refine's constraints would be ignored without refinement",
+        ),
         ({"evaluate": {"num_seeds": 0}}, r"\(--students\) must be 1 or more, got 0"),
     ],
 )
@@ -220,6 +227,11 @@ def test_what_would_be_ignored_or_fail_late_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_plan(request_, cache=cache, machine=MACHINE)
+
+
+def test_a_method_that_refines_nothing_may_be_undefined_at_this_number(cache: Path) -> None:
+    asked = {"objective": "dc", "enabled": False}
+    assert plan(cache, images_per_class=15, refine=asked).config.refine.objective == "dc"
 
 
 def test_a_precision_that_nothing_computes_in_is_left_alone(cache: Path) -> None:

@@ -131,6 +131,18 @@ def test_weights_of_zero_ask_for_nothing_and_others_for_a_trained_network(materi
     ]
 
 
+def test_the_training_of_that_network_is_told_and_can_be_stopped(material) -> None:
+    _, _, reals, config = material
+
+    def stop(progress: Progress) -> None:
+        assert progress.message.startswith("training the network of centralisation, ")
+        raise Cancelled
+
+    asked = _asking(config, centralisation_weight=0.05)
+    with pytest.raises(Cancelled):
+        constraints_of(reals, asked, seed=1, on_progress=stop)
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [

@@ -41,6 +41,17 @@ def test_agrees_with_the_minimum_form(
         )
 
 
+@pytest.mark.parametrize("tail_fraction", [0.1, 0.37, 1.0])
+def test_a_cluster_has_the_cvar_of_its_samples_to_the_last_digit_of_its_type(
+    tail_fraction: float, generator: torch.Generator
+) -> None:
+    losses = torch.rand(50, generator=generator, dtype=torch.float64)
+    ids = torch.arange(50) % 3
+    found, _ = clustered_cvar(losses, ids, num_clusters=3, tail_fraction=tail_fraction)
+    alone = [cvar(losses[ids == k], tail_fraction=tail_fraction) for k in range(3)]
+    torch.testing.assert_close(found, torch.stack(alone), rtol=1e-13, atol=0)
+
+
 def test_gradient_reaches_the_tail_only_and_pushes_it_down() -> None:
     losses = LOSSES.clone().requires_grad_()
     cvar(losses, tail_fraction=0.25).backward()

@@ -214,8 +214,8 @@ def test_what_is_as_large_as_the_set_does_not_grow_with_the_parts_of_a_step() ->
         with WholeSets(images) as whole:
             refine(
                 images, labels, RealImages(images, labels), random_proxy, config,
-                decode=lambda x: x, project=lambda x: x, augmentation=AFFINE, num_classes=num_classes,
-                seed=0, on_progress=ignore_progress,
+                decode=lambda x: x, project=lambda x: x, augmentation=AFFINE,
+                num_classes=num_classes, seed=0, on_progress=ignore_progress,
             )  # fmt: skip
         counts.append(whole.count)
     assert counts[0] == counts[1] > 0

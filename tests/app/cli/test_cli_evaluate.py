@@ -60,6 +60,8 @@ def test_a_plain_folder_is_judged_and_a_repeat_is_not_trained_again(
         (("--protocol", "soft-rded", "--teacher", "bundle"), "use --teacher train"),
         (("--protocol", "retrieval"), "name it with --target"),
         (("--teacher", "bundle"), "has hard labels"),
+        (("--teacher-epochs", "3"), "trains no teacher here: leave --teacher-epochs out"),
+        (("--protocol", "continual", "--best"), "continual has no best epoch: leave --best out"),
         (("--out", "absent/result.json"), "there is no folder"),
         (("--dataset", "nothing-here"), "no dataset 'nothing-here'"),
     ],

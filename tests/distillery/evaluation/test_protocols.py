@@ -74,6 +74,8 @@ def test_every_change_is_said() -> None:
     assert not describe(setting)["is_published"]
     gray = fitted("hard-idc", case(size=28, channels=1))
     assert gray.deviations == ("images of 28 px where 224 are published", "no mirroring")
+    tuned = fitted("fine-tuning", num_epochs=5)
+    assert "5 epochs of fine-tuning in place of 50" in tuned.deviations
     assert "10 images a class in the buffer, not 20" in fitted("continual").deviations
 
 
@@ -84,7 +86,9 @@ def test_the_published_convnet_has_a_block_more_for_each_doubling() -> None:
 
 
 def test_the_soft_protocol_crops_test_images() -> None:
-    assert fitted("soft-rded", case(size=224)).test_size == 256
+    sizes = {size: fitted("soft-rded", case(size=size)).test_size for size in (8, 28, 32, 64, 224)}
+    assert sizes == {8: 8, 28: 32, 32: 32, 64: 72, 224: 256}  # size // 7 * 8, as RDED resizes
+    assert fitted("soft-rded", case(size=5)).test_size == 5
     assert fitted("dc-small").test_size == 32
 
 
