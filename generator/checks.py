@@ -6,6 +6,7 @@ Whatever is refused here would otherwise end a job late, or be passed over witho
 from distillery.data.config import DataConfig
 from distillery.errors import ConfigError, DataError
 from distillery.models.config import parse_classifier_name
+from distillery.wording import counted, were
 from finetune.config import check_precision
 from generator.base_choice import BaseChoice
 from generator.config import DistillConfig
@@ -20,18 +21,19 @@ def check_data(config: DistillConfig, look: Look) -> None:
         DataError: If a class has too few images.
     """
     ipc, minimum = config.images_per_class, config.data.min_images_per_class
-    if ipc > look.smallest_class:
-        raise DataError(
-            f"{ipc} images per class were asked for, but the smallest of the "
-            f"{len(look.class_names)} classes has only {look.smallest_class} training images: use "
-            f"--ipc {max(1, look.smallest_class // 2)} or less"
-        )
     if look.fewest_train is not None and look.fewest_train[1] < minimum:
         name, count = look.fewest_train
         advice = f", or allow it with --set data.min_images_per_class={count}" if count else ""
         raise DataError(
-            f"every class needs {minimum} training images, class {name!r} has {count} once "
-            f"validation and test are set apart: add images, or remove the class{advice}"
+            f"every class needs {counted(minimum, 'training image')}, class {name!r} has {count} "
+            f"once validation and test are set apart: add images, or remove the class{advice}"
+        )
+    if ipc > look.smallest_class:
+        raise DataError(
+            f"{counted(ipc, 'image')} per class {were(ipc)} asked for, but the smallest of the "
+            f"{len(look.class_names)} classes has only "
+            f"{counted(look.smallest_class, 'training image')}: use --ipc {look.smallest_class} or "
+            "less"
         )
     for split in sorted(look.given_splits & {"test", "validation"}):
         field = f"{split}_fraction"

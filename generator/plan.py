@@ -34,7 +34,7 @@ from generator.config import DistillConfig, from_dict
 from generator.defaults import Situation, default_threads, default_values
 from generator.job_protocol import job_setting
 from generator.limit import limit_evaluation
-from generator.planned import Decision, Look, Plan
+from generator.planned import BAD_FILES_SEEN, Decision, Look, Plan
 from generator.vision import check_vision_models
 
 PRESETS = ("default", "smoke")
@@ -211,7 +211,7 @@ def _warnings(asked: DistillConfig, look: Look, choice: BaseChoice) -> tuple[str
     if look.survey.num_bad:
         found.append(
             f"{look.survey.num_bad} of {look.survey.num_bad + look.survey.num_read} images looked "
-            "at cannot be read; the report names every bad file"
+            f"at cannot be read; {BAD_FILES_SEEN}"
         )
     if choice.channels == 1 and asked.channels is None and not look.survey.gray:
         found.append(

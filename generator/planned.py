@@ -15,6 +15,10 @@ class Decision:
     reason: str
 
 
+BAD_FILES_SEEN = "the report names every bad file"
+"""End of the warning of files that a first look could not read; the report has their number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Look:
     """What a first look at the dataset shows."""

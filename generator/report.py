@@ -5,10 +5,12 @@ from typing import Any
 
 from distillery.data.dataset import Dataset
 from distillery.files import read_json
+from distillery.wording import counted, were
 from generator.config import to_dict
 from generator.effects import main_rows, stage_effects
 from generator.job_protocol import job_setting
 from generator.origin import fallback_of, start_of
+from generator.planned import BAD_FILES_SEEN
 from generator.public_names import public_config, public_name
 from generator.stage import Context
 from generator.stages.evaluate import RESULTS
@@ -34,11 +36,11 @@ def build_report(context: Context) -> dict[str, Any]:
     score = context.facts("score")
     return {
         "schema": SCHEMA,
-        "title": f"{name}, {config.images_per_class} images per class",
+        "title": f"{name}, {counted(config.images_per_class, 'image')} per class",
         "dataset": _dataset(dataset, name),
         "config": public_config(to_dict(config)),
         "decisions": list(context.job.get("decisions", [])),
-        "warnings": [*context.job.get("warnings", []), *_stage_warnings(context)],
+        "warnings": [*_planned_warnings(context), *_stage_warnings(context)],
         "stages": list(context.job.get("stages", [])),
         "stage_effects": stage_effects(
             results, kept=context.facts("refine")["start"], is_fallback=score["fallback"]
@@ -95,6 +97,11 @@ def _protocol(context: Context) -> dict[str, Any]:
     }
 
 
+def _planned_warnings(context: Context) -> list[str]:
+    """Return the plan's warnings, but for its first look at bad files: all are known by now."""
+    return [text for text in context.job.get("warnings", []) if not text.endswith(BAD_FILES_SEEN)]
+
+
 def _stage_warnings(context: Context) -> list[str]:
     """Return what went other than planned."""
     facts = Dataset.load(context.inputs["prepare"]).facts
@@ -120,13 +127,15 @@ def _stage_warnings(context: Context) -> list[str]:
 
 
 def data_warnings(facts: Mapping[str, Any], *, planned: Sequence[str]) -> list[str]:
-    """Return what a reader must know of the data: leaked and repeated images, and its notes.
+    """Return what a reader must know of the data: bad, leaked and repeated images, and its notes.
 
     Args:
         facts: Of the prepared dataset.
         planned: Warnings of the plan, which are not said again.
     """
     found = []
+    if bad := len(facts["bad_files"]):
+        found.append(f"{counted(bad, 'image')} could not be read and {were(bad)} left out")
     for split, finding in facts["leakage"].items():
         if finding["count"]:
             found.append(

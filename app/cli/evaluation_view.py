@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.cli.console import clean
 from app.cli.results import figure, show_table
+from distillery.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,10 +26,8 @@ def show_setting(console: "Console", name: str, protocol: dict[str, Any]) -> Non
     )
     for network, recipe in protocol["recipes"].items():
         count = protocol["num_repeats"]
-        students = f"{count} student{'s' * (count > 1)}"
-        console.print(
-            f"  {network}: {students}, {recipe['num_epochs']} epochs, batch {recipe['batch_size']}"
-        )
+        students, epochs = counted(count, "student"), counted(recipe["num_epochs"], "epoch")
+        console.print(f"  {network}: {students}, {epochs}, batch {recipe['batch_size']}")
     for text in protocol["deviations"]:
         console.print(Text(f"  ! not as published: {clean(text)}", style="yellow"))
 
@@ -42,7 +41,7 @@ def show_evaluation(console: "Console", found: dict[str, Any], result: Path | No
     console.print(
         Text.assemble(
             (clean(distilled["name"]), "bold"),
-            f": {_count(distilled)} of {distilled['num_classes']} classes, "
+            f": {_count(distilled)} in each of {distilled['num_classes']} classes, "
             f"{protocol['image_size']} px; {dataset['num_test']} test images of "
             f"{clean(dataset['reference'])}",
         )
@@ -65,7 +64,7 @@ def show_evaluation(console: "Console", found: dict[str, Any], result: Path | No
 def _count(distilled: dict[str, Any]) -> str:
     """Return the images per class."""
     fewest, most = distilled["fewest_per_class"], distilled["images_per_class"]
-    return f"{most} images" if fewest == most else f"{fewest} to {most} images"
+    return counted(most, "image") if fewest == most else f"{fewest} to {most} images"
 
 
 def _show_best(console: "Console", rows: list[dict[str, Any]]) -> None:

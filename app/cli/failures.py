@@ -15,6 +15,8 @@ from distillery import errors
 
 log = logging.getLogger(__name__)
 
+ERROR_LOG = "error.log"
+"""Where the traceback of an unexpected error lies, in the folder of its job."""
 USAGE = (
     errors.ConfigError, errors.DataError, errors.ModelError, errors.JobError, errors.BundleError,
 )  # fmt: skip
@@ -102,10 +104,10 @@ def _service_exit_code(error: errors.ServiceError) -> int:
 
 
 def crash(error: BaseException, folders: list[Path]) -> Crash:
-    """Write the traceback to `error.log` in the first folder that takes it."""
+    """Write the traceback to `ERROR_LOG` in the first folder that takes it."""
     text = "".join(traceback.format_exception(error))
     for folder in [*folders, Path(tempfile.gettempdir())]:
-        name = "error.log" if folder.is_dir() else f"distillery-error-{os.getpid()}.log"
+        name = ERROR_LOG if folder.is_dir() else f"distillery-error-{os.getpid()}.log"
         path = (folder if folder.is_dir() else folder.parent) / name
         try:
             path.write_text(text, encoding="utf-8", errors="replace")

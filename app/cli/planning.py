@@ -13,6 +13,7 @@ from app.settings import Settings
 from distillery.errors import Cancelled, ConfigError
 from distillery.files import read_json, write_json
 from distillery.machine import probe, quick_imports
+from distillery.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,19 +67,40 @@ def show_plan(console: "Console", plan: "Plan") -> None:
     """Print what was decided for the user, and what to know."""
     from rich.text import Text
 
-    config, look = plan.config, plan.look
+    config = plan.config
     console.print(
         Text.assemble(
             ("Distilling ", "bold"),
             (clean(config.data.dataset), "bold cyan"),
-            f" to {config.images_per_class} images per class: {look.num_images} images, "
-            f"{len(look.class_names)} classes ({class_text(look.class_names)}), "
+            f" to {counted(config.images_per_class, 'image')} per class: {_images_text(plan)}, "
             f"seed {config.seed}",
         )  # fmt: skip
     )
     rows = [(decision.what, decision.choice, decision.reason) for decision in plan.decisions]
     console.print(_facts([*rows, ("licence", *licence_text(plan))]))
     _notes(console, plan.warnings)
+
+
+def show_pretraining(console: "Console", plan: "Plan") -> None:
+    """Print what a base is trained on, and what was decided of it."""
+    from rich.text import Text
+
+    config = plan.config
+    console.print(
+        Text.assemble(
+            ("Pretraining on ", "bold"),
+            (clean(config.data.dataset), "bold cyan"),
+            f": {_images_text(plan)}, base seed {config.base.pretrain.base_seed}",
+        )
+    )
+    said = ("image size", "mirroring")
+    console.print(_facts([(d.what, d.choice, d.reason) for d in plan.decisions if d.what in said]))
+    _notes(console, plan.warnings)
+
+
+def _images_text(plan: "Plan") -> str:
+    names = plan.look.class_names
+    return f"{plan.look.num_images} images, {len(names)} classes ({class_text(names)})"
 
 
 def class_text(names: Sequence[str]) -> str:

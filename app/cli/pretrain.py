@@ -31,7 +31,7 @@ class PretrainOptions:
         str, typer.Argument(help="As for run: digits, a folder, an archive, a Hub id, ...")
     ]
     steps: Annotated[
-        int | None, typer.Option(help="Training steps. Default: 2400 to 16 px, else 6000.")
+        int | None, typer.Option(help="Training steps. Default: 1200 to 16 px, else 4000.")
     ] = None
     base_seed: Annotated[int, typer.Option(help="Seed of weights, batches and noise.")] = 0
     image_size: Annotated[
@@ -105,7 +105,7 @@ def _train(asked: dict[str, Any], settings: Settings, *, as_json: bool) -> "Fini
 
     plan = make_plan(asked, cache=settings.cache, machine=probe())
     if not as_json:
-        planning.show_plan(err(settings), plan)
+        planning.show_pretraining(err(settings), plan)
     config: DistillConfig = plan.config
     compute_as(config)
     stages = [stage for stage in STAGES if stage.name in ("prepare", "base")]

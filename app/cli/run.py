@@ -10,6 +10,7 @@ import typer
 from app.cli import planning
 from app.cli.console import clean, err, out
 from app.cli.display import write_event
+from app.cli.failures import ERROR_LOG
 from app.cli.local import start_local
 from app.cli.options import RequestOptions, default_folder, request_of, with_request
 from app.cli.results import result_event, show_result
@@ -87,6 +88,7 @@ def _run(
     if not is_done:
         ahead.give(job, cache=settings.cache)
         _work(job, folder, expected_s, settings, as_json=as_json)
+        (folder / ERROR_LOG).unlink(missing_ok=True)  # of an earlier try
     report = read_json(bundle / "report.json")
     if as_json:
         write_event("result", result_event(bundle, report))

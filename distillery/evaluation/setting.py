@@ -19,6 +19,7 @@ from distillery.evaluation.protocols import (
     published_convnet,
 )
 from distillery.models.config import check_classifier_name
+from distillery.wording import counted
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +100,7 @@ def resolve(
         changes.append(f"{', '.join(recipes)} in place of {', '.join(published)}")
     if repeats != protocol.num_repeats:
         changes.append(
-            f"{repeats} student{'s' * (repeats > 1)} a network in place of {protocol.num_repeats}"
+            f"{counted(repeats, 'student')} a network in place of {protocol.num_repeats}"
         )
     changes += _image_deviations(protocol, case, recipes, flip)
     stages = _stages(protocol, case, overrides)
@@ -138,11 +139,11 @@ def _fit(
         recipe = protocol.recipe(replace(case, images_per_class=10), network)
         changes.append(f"no batch is published for {case.images_per_class} images per class")
     asked: dict[str, Any] = {}
-    for what, name in (("epochs", "num_epochs"), ("images a batch", "batch_size")):
+    for what, more, name in (("epoch", "", "num_epochs"), ("image", " a batch", "batch_size")):
         value, published = getattr(overrides, name), getattr(recipe, name)
         if value not in (None, published):
             asked[name] = value
-            changes.append(f"{value} {what} in place of {published}")
+            changes.append(f"{counted(value, what)}{more} in place of {published}")
     return replace(recipe, **asked), changes
 
 
@@ -158,7 +159,9 @@ def _image_deviations(
         found.append("no mirroring")
     shortest = min((recipe.num_epochs for recipe in recipes.values()), default=0)
     if protocol.task == "fine-tuning" and shortest < FINE_TUNING.num_epochs:
-        found.append(f"{shortest} epochs of fine-tuning in place of {FINE_TUNING.num_epochs}")
+        found.append(
+            f"{counted(shortest, 'epoch')} of fine-tuning in place of {FINE_TUNING.num_epochs}"
+        )
     if protocol.task == "continual" and case.images_per_class < BUFFER_SIZE:
         found.append(f"{case.images_per_class} images a class in the buffer, not {BUFFER_SIZE}")
     return found

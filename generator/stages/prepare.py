@@ -8,7 +8,7 @@ from distillery.data.sources.resolve import open_source
 from distillery.data.sources.stamp import source_stamp
 from distillery.errors import DataError
 from distillery.files import expand_user
-from distillery.wording import counted
+from distillery.wording import counted, were
 from generator.config import DistillConfig, to_dict
 from generator.stage import Context, Stage, StageOutput
 
@@ -85,11 +85,14 @@ def check_images_per_class(
         DataError: With the class, its size and the way out.
     """
     smallest = min(range(len(counts)), key=lambda label: counts[label])
-    if images_per_class > counts[smallest]:
+    name, count = class_names[smallest], counts[smallest]
+    if not count:
+        raise DataError(f"class {name!r} has no training images: add some, or remove the class")
+    if images_per_class > count:
         raise DataError(
-            f"{images_per_class} images per class were asked for, but class "
-            f"{class_names[smallest]!r} has only {counts[smallest]} training images: "
-            f"use --ipc {max(1, counts[smallest] // 2)} or less"
+            f"{counted(images_per_class, 'image')} per class {were(images_per_class)} asked for, "
+            f"but class {name!r} has only {counted(count, 'training image')}: use --ipc {count} or "
+            "less"
         )
 
 

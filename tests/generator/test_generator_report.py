@@ -182,17 +182,19 @@ def test_leaked_and_repeated_images_and_notes_are_warnings() -> None:
         "duplicates": finding(1),
         "leakage": {"validation": finding(0), "test": finding(3, other_label=2)},
         "notes": ["the class folder 'empty' holds no images and was left out"],
+        "bad_files": [{"name": "a/1.png", "reason": "cut"}, {"name": "a/2.png", "reason": "cut"}],
     }
     (note,) = facts["notes"]
     assert note not in data_warnings(facts, planned=[note]) != []
     assert data_warnings(facts, planned=[]) == [
+        "2 images could not be read and were left out",
         "3 images of the test split are also in the train split (2 with another label), which "
         "makes accuracies look better than they are",
         "1 image of the train split repeats another one",
         "the class folder 'empty' holds no images and was left out",
     ]
     clean = {"validation": finding(0), "test": finding(0)}
-    empty = {"duplicates": finding(0), "leakage": clean, "notes": []}
+    empty = {"duplicates": finding(0), "leakage": clean, "notes": [], "bad_files": []}
     assert data_warnings(empty, planned=[]) == []
     twice = {"validation": finding(1), "test": finding(2, other_label=1)}
     assert data_warnings({**empty, "test_repeats": clean}, planned=[]) == []

@@ -32,10 +32,12 @@ def open_folder(
     reference = reference or root.name
     inside = (boundary or root).resolve()
     files, folders = image_files(root, inside)
+    hidden = [folder.name for folder in sorted(root.iterdir()) if _is_hidden_class(folder)]
     entries = [
         Entry(path.relative_to(root).parts, partial(_read, path, max_pixels)) for path in files
     ]
-    names, items, notes = arrange(entries, reference, (f.relative_to(root).parts for f in folders))
+    paths = (folder.relative_to(root).parts for folder in folders)
+    names, items, notes = arrange(entries, reference, paths, hidden)
     return Source(kind="folder", reference=reference, class_names=names, items=items, notes=notes)
 
 
@@ -60,6 +62,13 @@ def image_files(root: Path, inside: Path) -> tuple[list[Path], list[Path]]:
                 )
             found.append(path)
     return found, folders
+
+
+def _is_hidden_class(folder: Path) -> bool:
+    """Say whether a folder is hidden and holds images: somebody may miss it among the classes."""
+    if not is_hidden([folder.name]) or folder.is_symlink() or not folder.is_dir():
+        return False
+    return any(is_image_name(name) and not is_hidden([name]) for name in os.listdir(folder))
 
 
 def _refuse_unreadable(error: OSError) -> None:

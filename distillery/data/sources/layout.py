@@ -50,7 +50,10 @@ def is_hidden(parts: Sequence[str]) -> bool:
 
 
 def arrange(
-    entries: Sequence[Entry], reference: str, folders: Iterable[tuple[str, ...]] = ()
+    entries: Sequence[Entry],
+    reference: str,
+    folders: Iterable[tuple[str, ...]] = (),
+    hidden: Sequence[str] = (),
 ) -> tuple[tuple[str, ...], list[Item], tuple[str, ...]]:
     """Return (class names, items sorted by name, notes) for image files found below a root.
 
@@ -58,6 +61,7 @@ def arrange(
         entries: The image files.
         reference: Name of the dataset, for messages.
         folders: Paths of all folders, so that one without images can be noted.
+        hidden: Names of hidden folders that hold images, which are noted too.
 
     Raises:
         DataError: If there are no images, no class folders or only one, or if folders of splits
@@ -91,11 +95,16 @@ def arrange(
     ]
     flat = _without_classes(cleaned) if splitted else {}
     strays = len(cleaned) - len(usable) - sum(flat.values())
-    notes = _notes(strays, flat, _without_images(usable, folders, top, depth))
-    return names, sorted(items, key=lambda item: item.name), notes
+    notes = [
+        *_notes(strays, flat, _without_images(usable, folders, top, depth), hidden),
+        *_merged(entries, top, depth),
+    ]
+    return names, sorted(items, key=lambda item: item.name), tuple(notes)
 
 
-def _notes(strays: int, flat: Mapping[str, int], empty: list[str]) -> tuple[str, ...]:
+def _notes(
+    strays: int, flat: Mapping[str, int], empty: Sequence[str], hidden: Sequence[str]
+) -> list[str]:
     """Return what was left out, a sentence each."""
     notes = [
         f"{name!r} has no class folders, so its {counted(count, 'image')} {were(count)} left out"
@@ -104,11 +113,26 @@ def _notes(strays: int, flat: Mapping[str, int], empty: list[str]) -> tuple[str,
     if strays:
         what = f"{counted(strays, 'image')} outside of any class folder"
         notes.append(f"{what} {were(strays)} left out")
-    if empty:
-        shown = ", ".join(map(repr, empty[:3])) + (", ..." if len(empty) > 3 else "")
-        what = f"{counted(len(empty), 'folder')} without images"
-        notes.append(f"{what} {were(len(empty))} left out: {shown}")
-    return tuple(notes)
+    for found, kind, holding in ((empty, "folder", "without"), (hidden, "hidden folder", "with")):
+        if found:
+            shown = ", ".join(map(repr, found[:3])) + (", ..." if len(found) > 3 else "")
+            what = f"{counted(len(found), kind)} {holding} images"
+            notes.append(f"{what} {were(len(found))} left out: {shown}")
+    return notes
+
+
+def _merged(entries: Sequence[Entry], top: tuple[str, ...], depth: int) -> list[str]:
+    """Return which class folders are one class because they differ in their Unicode form alone."""
+    spellings: dict[str, set[str]] = {}
+    for parts in (entry.parts[len(top) :] for entry in entries):
+        if len(parts) >= depth:
+            name = parts[depth - 2]
+            spellings.setdefault(clean_text(name), set()).add(name)
+    return [
+        f"{len(found)} folders named {name!r}, in different Unicode forms, are taken as one class"
+        for name, found in sorted(spellings.items())
+        if len(found) > 1
+    ]
 
 
 def _without_images(

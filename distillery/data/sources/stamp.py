@@ -10,6 +10,7 @@ every pixel to find out is what a cache is there to save.
 import os
 from pathlib import Path
 
+from distillery.data.source import clean_text
 from distillery.files import digest_json
 
 
@@ -42,7 +43,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 def _row(file: Path, root: Path) -> list[str | int]:
     """Return name, size and time of a file; of a link that leads nowhere, its name."""
-    name = file.relative_to(root).as_posix() if file != root else file.name
+    name = clean_text(file.relative_to(root).as_posix() if file != root else file.name)
     try:
         facts = file.stat()
     except OSError:

@@ -3,14 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from app.cli import doctor, local
+from generator.config import from_dict
+from generator.defaults import Situation, default_values
 
 Command = Callable[..., tuple[int, str, str]]
 SLIVER = ["--steps", "3", "--threads", "1"]
+PIXEL = Situation(
+    kind="pixel", preset="default", minimax_preset="default", image_size=8, channels=1,
+    num_classes=2, num_train=100, images_per_class=1, num_threads=1,
+)  # fmt: skip
 
 
 def test_the_version_is_that_of_the_package(distillery: Command) -> None:
@@ -102,6 +109,8 @@ def test_pretraining_leaves_a_base_that_a_run_finds(
     assert code == 0, err
     assert (target / "distillery.json").is_file() and (target / "transformer").is_dir()
     assert f"--base {target}" in out and "base: " in err
+    assert "Pretraining on digits: 1797 images, 10 classes" in err and "base seed 0" in err
+    assert "Distilling" not in err and "guidance" not in err
     assert devices == ["cpu"]  # on a GPU its ordered operations: a shared key promises equal bytes
 
     code, out, _ = distillery("pretrain", "digits", *SLIVER, "--json")
@@ -113,6 +122,15 @@ def test_pretraining_leaves_a_base_that_a_run_finds(
     code, out, _ = distillery("estimate", "--threads", "1", "--json")
     stages = {stage["name"]: stage for stage in json.loads(out)["estimate"]["stages"]}
     assert stages["base"]["basis"].startswith("cached")
+
+
+def test_the_help_of_pretraining_says_the_steps_that_are_taken(distillery: Command) -> None:
+    steps = [
+        from_dict(default_values(replace(PIXEL, image_size=size))).base.pretrain.num_steps
+        for size in (16, 17)
+    ]
+    _, out, _ = distillery("pretrain", "--help")
+    assert "Default: {} to 16 px, else {}.".format(*steps) in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

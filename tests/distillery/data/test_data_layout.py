@@ -147,6 +147,20 @@ def test_a_folder_on_disk(tmp_path: Path) -> None:
     assert source.reference == tmp_path.name  # folders above are nobody's business
 
 
+def test_folders_that_somebody_may_miss_are_noted(tmp_path: Path) -> None:
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    make_tree(tmp_path, f"{composed}/1.png", f"{apart}/2.png", "b/1.png", ".old/1.png")
+    (tmp_path / ".git").mkdir()
+    if len(list(tmp_path.iterdir())) < 5:
+        pytest.skip("this file system knows one Unicode form only")
+    source = open_folder(tmp_path, max_pixels=100)
+    assert source.class_names == ("b", composed) and len(source.items) == 3
+    assert source.notes == (
+        "1 hidden folder with images was left out: '.old'",
+        f"2 folders named {composed!r}, in different Unicode forms, are taken as one class",
+    )
+
+
 def test_links_may_not_lead_out(tmp_path: Path) -> None:
     secret = make_tree(tmp_path, "elsewhere/secret.png") / "elsewhere"
     root = make_tree(tmp_path / "data", "a/1.png", "b/2.png")

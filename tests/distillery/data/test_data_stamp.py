@@ -32,6 +32,13 @@ def test_the_stamp_stays_until_a_file_comes_goes_or_changes(photos: Path) -> Non
     assert source_stamp(str(photos)) == stamps[0]
 
 
+def test_names_that_are_no_utf8_are_stamped_too(photos: Path) -> None:
+    os.rename(photos / "a" / "1.png", os.fsencode(photos / "a") + b"/\xff.png")
+    odd = source_stamp(str(photos))
+    os.rename(os.fsencode(photos / "a") + b"/\xff.png", os.fsencode(photos / "a") + b"/\xfe.png")
+    assert odd is not None and source_stamp(str(photos)) != odd
+
+
 def test_a_file_put_back_with_its_old_size_and_time_is_another_one(photos: Path) -> None:
     file = photos / "a" / "1.png"
     stamp, before = source_stamp(str(photos)), file.stat()
