@@ -190,7 +190,8 @@ def robust_variant(method: Method, preset: str = "default", **changes: Any) -> M
     synthetic images; here they are trained on real ones instead, as the paper does it (for 20 steps
     where a network serves one iteration). The preset
     `reference` enlarges the batches of that training to 256 images per class. PDD keeps its stages
-    alone: its networks know real images then, not those of the earlier stages.
+    alone: its networks know real images then, not those of the earlier stages. The robust loss of a
+    sample needs one label, so that IDC's and DREAM's networks see no CutMix.
 
     Args:
         method: Any.
