@@ -213,8 +213,8 @@ def _choices() -> list[str]:
                 f"{_against(row['against_default']['accuracy'])} | {row['seconds']:.0f} |"
             )
         command = result["environment"]["command"]
-        choice = f"By accuracy alone the choice is: {result['choice']}."
-        chosen = f"{choice} `{command}` (`{path.name}`)."
+        choice = f"By accuracy and time the choice is: {result['choice']}."
+        chosen = f"{choice} `{command}` (`{path.name}`).{note_of(result)}"
         found += ["\n".join(lines), chosen]
     return found
 

@@ -42,9 +42,9 @@ def test_every_variant_is_a_job_that_can_be_planned(tmp_path: Path) -> None:
         assert (config.seed, config.refine.num_steps) == (3, 7)
 
 
-def _cells(values: list[float]) -> list[dict]:
+def _cells(values: list[float], seconds: float = 1.0) -> list[dict]:
     return [
-        {"fold": n, "seed": 0, "accuracy": v, "cluster_min": v - 0.1, "seconds": 1.0}
+        {"fold": n, "seed": 0, "accuracy": v, "cluster_min": v - 0.1, "seconds": seconds}
         for n, v in enumerate(values)
     ]
 
@@ -65,3 +65,15 @@ def test_the_default_changes_only_for_a_variant_that_is_clearly_ahead(
     difference = result["rows"]["dm"]["against_default"]["accuracy"]
     pairs = np.array(other) - np.array([0.90, 0.91, 0.89])[: len(other)]
     assert difference["mean"] == pytest.approx(pairs.mean())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "seconds", "choice"),
+    [(0.0015, 0.5, "dm"), (0.0015, 0.6, DEFAULT), (0.003, 0.5, DEFAULT)],
+)
+def test_what_is_as_good_in_half_the_time_is_chosen(
+    lacking: float, seconds: float, choice: str
+) -> None:
+    ours = [0.90, 0.91, 0.89]
+    cells = {DEFAULT: _cells(ours), "dm": _cells([a - lacking for a in ours], seconds)}
+    assert summary(cells)["choice"] == choice
