@@ -78,6 +78,7 @@ def regime_of(dataset: str, images_per_class: int) -> Regime:
         ),
         refine=RefineConfig(num_steps=60, steps_per_proxy=10, **rates),
         student=StudentConfig(network=network, num_steps=200, augmentation="dsa"), num_students=2,
+        test_sets=4,
     )  # fmt: skip
 
 

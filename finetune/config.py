@@ -64,7 +64,7 @@ class FinetuneConfig:
     """One extreme similarity per sample (the paper) or per class in the batch (released code)."""
     prediction: Literal["x0", "noisy_minus_eps"] = "x0"
     """The predicted embedding: the x0 estimate (released code) or z_t - eps (Algorithm 1)."""
-    max_timestep: int = 970
+    max_timestep: int = 900
     """The criteria see samples with t below this only; 1000 for all."""
     ema_decay: float | None = None
     """Decay of the averaged adapter; None: fits the length of the run."""

@@ -50,6 +50,7 @@ class FinetuneLoop:
         self.state = FinetuneState(adapter, optimizer, memories, identity)
         self._accelerator = processes.accelerator
         model, self._optimizer = self._accelerator.prepare(adapter.transformer, optimizer)
+        self._model = model
         self._loss = MinimaxLoss(model, alphas_cumprod, memories, config, processes)
         self._batches = batches
         self._config = config
@@ -61,6 +62,10 @@ class FinetuneLoop:
         # the scaler of fp16 looks at values, and processes wait for each other
         alone = processes.num == 1 and self._accelerator.scaler is None
         self._step = Replayed(self._train_on, processes.device, is_on=alone)
+
+    def release(self) -> None:
+        """Take away what `accelerate` put around the network's forward pass."""
+        self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
 
     def run(self, checkpoint: Checkpoint, check: Check | None, on_progress: OnProgress) -> None:
         """Take the steps that are left, or fewer if the fidelity check stops the run."""

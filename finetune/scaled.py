@@ -43,7 +43,7 @@ class _ScaledLinearFunction(torch.autograd.Function):
         grad_scale = (flat * y).sum(0, dtype=scale.dtype)  # (O,), still times the scale
         if bias is not None:
             grad_scale = torch.addcmul(grad_scale, bias, grad_bias, value=-1)
-        safe = torch.where(scale.abs() < SMALLEST_SCALE, SMALLEST_SCALE, scale)
+        safe = scale.abs().clamp(min=SMALLEST_SCALE).copysign(scale)
         return grad_x, None, grad_bias if bias is not None else None, grad_scale / safe
 
 

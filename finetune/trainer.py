@@ -93,10 +93,13 @@ def finetune(
     adapter = apply_difffit(transformer, rows.tolist())
     try:
         loop = FinetuneLoop(adapter, alphas_cumprod, batches, memories, config, processes, identity)
-        loop.restore(checkpoint)
-        with fast_linears(transformer):
-            loop.run(checkpoint, check, on_progress)
-        return _result(loop.state)
+        try:
+            loop.restore(checkpoint)
+            with fast_linears(transformer):
+                loop.run(checkpoint, check, on_progress)
+            return _result(loop.state)
+        finally:
+            loop.release()
     finally:
         adapter.remove()
 

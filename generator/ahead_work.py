@@ -24,6 +24,7 @@ from generator.real_start import has_enough
 from generator.stage import Stage
 from generator.stages import proxies, proxy, real_students, refine_real, teacher
 from generator.starts import refined_starts
+from generator.vision import trains_teacher
 
 NICENESS = 5
 
@@ -43,7 +44,7 @@ def stages_ahead(config: DistillConfig, *, has_real_start: bool) -> list[Stage]:
         proxy.STAGE: True,
         proxies.STAGE: refine.enabled,
         refine_real.STAGE: is_refined,
-        teacher.STAGE: teacher.is_needed(config),
+        teacher.STAGE: trains_teacher(config),
         real_students.STAGE: is_judged,
         real_students.REFINED_STAGE: is_judged and is_refined,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune.config import BaseKind, FinetuneConfig, with_preset
+from finetune.groups import class_groups
 
 TINY_PX = 16
 """Up to here a network of two blocks does, all is quick, and steps are timed within a moment."""
@@ -86,6 +87,16 @@ def default_threads(num_cores: int, image_size: int) -> int:
     On 8x8 images a second thread gains a fifth on an idle machine and loses far more on a busy one.
     """
     return 1 if image_size <= TINY_PX else min(num_cores, 8)
+
+
+GUARD_IPC = 10
+"""The guard of fine-tuning samples with the guidance of so many images per class: jobs share
+adapters."""
+
+
+def judge_steps(preset: str) -> int:
+    """Return the training steps of the judge of fidelity; few, so that a base is rarely redone."""
+    return 40 if preset == "smoke" else 250
 
 
 def default_guidance(kind: BaseKind, images_per_class: int) -> float:
@@ -193,10 +204,10 @@ def _finetune_values(situation: Situation) -> dict[str, Any]:
     elif situation.kind == "pixel":
         values["diversity_weight"] = min(preset.diversity_weight, LARGER_PIXEL_DIVERSITY)
     if situation.kind == "latent":
-        # 8 epochs of batch 8 as published; at most its 12,000 steps
+        # 8 epochs of batch 8 as published, of each group of classes; at most its 12,000 steps
         values["batch_size"] = 8
-        group = min(situation.num_classes, 20) / situation.num_classes
-        values["num_steps"] = max(1, min(12_000, round(situation.num_train * group)))
+        groups = len(class_groups(situation.num_classes, preset.classes_per_group))
+        values["num_steps"] = max(1, min(12_000, round(situation.num_train / groups)))
         values["guard_interval"] = 1000
         values["precision"] = default_precision(situation)
     return values

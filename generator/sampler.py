@@ -39,6 +39,7 @@ def make_scheduler(sampler: SamplerName, alphas_cumprod: Tensor, num_steps: int)
     scheduler: Any
     if sampler == "dpm-solver++":
         scheduler = DPMSolverMultistepScheduler(
+            num_train_timesteps=len(betas),
             trained_betas=betas,
             algorithm_type="dpmsolver++",
             # At its end the cosine schedule has no signal left, and x0 = (x - sigma eps) / alpha
@@ -48,7 +49,10 @@ def make_scheduler(sampler: SamplerName, alphas_cumprod: Tensor, num_steps: int)
             euler_at_final=num_steps < 15,
         )
     elif sampler == "ddim":
-        scheduler = DDIMScheduler(trained_betas=betas, clip_sample=False, set_alpha_to_one=True)
+        scheduler = DDIMScheduler(
+            num_train_timesteps=len(betas), trained_betas=betas, clip_sample=False,
+            set_alpha_to_one=True,
+        )  # fmt: skip
     else:
         raise ValueError(f"sampler must be dpm-solver++ or ddim, got {sampler!r}")
     with warnings.catch_warnings():

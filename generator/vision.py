@@ -12,6 +12,7 @@ from distillery.files import expand_user
 from distillery.models.class_rows import map_classes
 from distillery.models.facts import read_facts
 from distillery.models.hub import fetch_model, is_repo_id
+from generator.bases import base_stamp
 from generator.config import DistillConfig
 
 if TYPE_CHECKING:  # plans check names without torch
@@ -23,6 +24,25 @@ OWN_FEATURES = "proxy"
 """The selection looks at the features of the job's own proxy."""
 OWN_TEACHER = "own"
 """The teacher is trained by the job itself."""
+
+
+def trains_teacher(config: DistillConfig) -> bool:
+    """Say whether a job has soft labels of a teacher that is trained here.
+
+    Packed images have none: a soft label is of one picture.
+    """
+    label = config.label
+    return label.enabled and label.teacher == OWN_TEACHER and config.refine.factor == 1
+
+
+def model_files(reference: str) -> dict[str, list[str]]:
+    """Return what a stage's key says of a vision model in a folder, nothing of any other.
+
+    The same words are another model once its files are replaced.
+    """
+    own = reference in (OWN_FEATURES, OWN_TEACHER)
+    stamp = None if own else base_stamp(reference)
+    return {"model_files": stamp} if stamp is not None else {}
 
 
 def find_vision_model(reference: str, *, allow_download: bool) -> Path:

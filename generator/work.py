@@ -13,11 +13,14 @@ from distillery.errors import ModelError
 from distillery.files import read_json
 from distillery.machine import available_cores
 from distillery.models.config import PUBLISHED_BASES, PixelDiTConfig, dit_num_parameters
+from finetune.config import BaseKind
 from generator.config import DistillConfig
+from generator.defaults import GUARD_IPC, default_guidance, judge_steps
 from generator.job_protocol import job_setting, student_steps
 from generator.planned import Look
 from generator.speeds import Speeds, StepCost, classifier_flops, nominal_speeds
 from generator.starts import JUDGES, refined_starts, rivals
+from generator.vision import trains_teacher
 
 NUM_SHIFTS = 4
 """Versions of the test images that a student sees: clean, noise, blur, inverted."""
@@ -93,13 +96,13 @@ def work_of(
     train = pretrain.num_steps * speeds.dit_train.of(pretrain.batch_size) if pixel else load
     return {
         "prepare": 0.05 + look.num_images * (1e-5 + 4e-8 * look.survey.native_size**2),
-        "base": train + config.proxy.num_steps * teacher,
+        "base": train + judge_steps(config.preset) * teacher,
         "encode": look.num_train * flips * speeds.encode_s,
         "finetune": _finetune(config, num_classes, speeds) if config.finetune.enabled else 0.0,
         "generate": 0.2 + load + pool * (per_image + speeds.decode_s),
         "score": _proxy(config, config.proxy.num_steps, speeds) + 0.5,
         "refine": _refine(config, num_classes, speeds) + _contest(config, num_classes, speeds),
-        "label": config.label.num_steps * teacher * config.label.enabled,
+        "label": config.label.num_steps * teacher * trains_teacher(config),
         "evaluate": _evaluate(config, look, speeds),
         "bundle": 1.0 + 2e-3 * num_classes * ipc,
     }
@@ -122,8 +125,10 @@ def _finetune(config: DistillConfig, num_classes: int, speeds: Speeds) -> float:
     """Return seconds of the adapters, with the fidelity guard's samples."""
     tune = config.finetune
     groups = math.ceil(num_classes / tune.classes_per_group)
-    guided = 2 if (config.generate.guidance_scale or 1) != 1 else 1
-    checks = 2 + (tune.num_steps // tune.guard_interval if tune.guard_interval else 0)
+    kind: BaseKind = "pixel" if config.base.reference == "pixel" else "latent"
+    guided = 2 if default_guidance(kind, GUARD_IPC) != 1 else 1
+    later = -(-tune.num_steps // tune.guard_interval) if tune.guard_interval else 1
+    checks = 1 + later  # before the first step, then every so often and at the end
     guard = checks * tune.guard_steps * speeds.dit_forward.of(tune.guard_images * guided)
     train = DIFFFIT_SHARE * tune.num_steps * speeds.dit_train.of(tune.batch_size)
     return groups * (train + guard)

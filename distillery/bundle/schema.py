@@ -27,6 +27,8 @@ SOURCE_TYPES: dict[Origin, str] = {
 }
 """IPTC's mark of each origin, in the metadata and, where it is known, in every PNG."""
 FILE_NAME = "distilled.safetensors"
+SHOWN_CHARACTERS = 60
+"""Of a value that a sentence refuses."""
 MAX_HEADER_BYTES = 1 << 20
 """The reader takes no longer header: class table, metadata and at most seven tensor entries."""
 
@@ -197,11 +199,20 @@ def check_metadata(metadata: Mapping[str, str], *, channels: int) -> None:
         if key not in metadata:
             continue
         values = parse_json(metadata[key], f"metadata {key!r}")
-        numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
-        if not numbers or len(values) != channels or not all(map(math.isfinite, values)):
-            raise ValueError(f"{key} must be {channels} finite numbers, got {metadata[key]}")
+        numbers = isinstance(values, list) and all(map(_is_finite_number, values))
+        if not numbers or len(values) != channels:
+            shown = metadata[key][:SHOWN_CHARACTERS]  # whole numbers may have thousands of digits
+            raise ValueError(f"{key} must be {channels} finite numbers, got {shown}")
         if key == "norm_std" and min(values) <= 0:
             raise ValueError(f"norm_std must be above 0, got {metadata[key]}")
+
+
+def _is_finite_number(value: Any) -> bool:
+    """Say whether a value of JSON is a number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        return False
 
 
 def parse_json(text: str | bytes, what: str) -> Any:

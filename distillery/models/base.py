@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.errors import ModelError
-from distillery.files import write_json
+from distillery.files import digest_json, write_json
 from distillery.models.codec import Codec, LatentCodec, PixelCodec
 from distillery.models.components import (
     load_schedule,
@@ -65,6 +65,21 @@ class DiffusionBase:
     """Licence of the weights; None where nothing is attached or known."""
     digest: str
     """SHA-256 over the weights as they were when the base was made or loaded."""
+
+    @property
+    def config_digest(self) -> str:
+        """SHA-256 over the settings that networks and schedule were made with.
+
+        Equal weights give other images under other settings: heads, betas, the latents' scale.
+        """
+        networks = [self.transformer]
+        if isinstance(self.codec, LatentCodec):
+            networks.append(self.codec.vae)
+        settings = [dict(cast(Any, network).config) for network in networks]
+        settings.append(dict(self.scheduler_config))
+        # names that begin so are the library's own: its version, the folder
+        kept = [{k: v for k, v in one.items() if not k.startswith("_")} for one in settings]
+        return digest_json(kept)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

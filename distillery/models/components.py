@@ -103,6 +103,12 @@ def load_schedule(folder: Path) -> tuple[dict[str, Any], Tensor]:
         )
     if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
         raise ModelError(f"{path} has betas of its own, which we cannot sample: use another base")
+    for name in ("clip_sample", "thresholding"):
+        if config.get(name):
+            raise ModelError(
+                f"{path} asks for {name}, which we do not do: set it to false if the model makes "
+                "images without it, or use another base model"
+            )
     schedule = alphas_cumprod(
         kind,
         config.get("num_train_timesteps", 1000),

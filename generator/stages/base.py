@@ -22,6 +22,7 @@ from distillery.seeds import derive_seed
 from finetune.pretrain import pretrain
 from generator.bases import base_stamp, find_base
 from generator.config import DistillConfig, to_dict
+from generator.defaults import judge_steps
 from generator.public_names import public_name
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import (
@@ -53,10 +54,10 @@ def settings(config: DistillConfig) -> dict[str, Any]:
 
 
 def judge_recipe(config: DistillConfig) -> StudentConfig:
-    """Return how the fidelity judge is trained; few knobs, so that the base is rarely redone."""
+    """Return how the fidelity judge is trained."""
     return StudentConfig(
         network=config.proxy.network,
-        num_steps=40 if config.preset == "smoke" else 250,
+        num_steps=judge_steps(config.preset),
         batch_size=min(128, config.proxy.batch_size),
         augmentation=config.evaluate.student.augmentation,
     )
@@ -132,6 +133,7 @@ def _map_folder(context: Context, reals: Reals) -> dict[str, Any]:
         "kind": base.kind,
         "folder": str(folder),
         "digest": base.digest,
+        "config_digest": base.config_digest,
         "licence": base.licence,
         "rows": [int(row) for row in mapping.rows],
         "origins": list(mapping.origins),

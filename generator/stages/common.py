@@ -139,15 +139,16 @@ def open_base(context: Context) -> tuple[DiffusionBase, np.ndarray]:
     """Return the base with the job's classes in its label tables, and their rows (K,).
 
     Raises:
-        ModelError: If its weights are no longer those that the job began with.
+        ModelError: If it is no longer the one that the job began with.
     """
     facts = context.facts("base")
     folder = Path(facts["folder"]) if facts["folder"] else context.inputs["base"] / "base"
     base = load_named_base(context.config, folder)
-    if base.digest != facts["digest"]:
+    now = base.digest, base.config_digest
+    if now != (facts["digest"], facts.get("config_digest", base.config_digest)):
         raise ModelError(
-            f"the weights in {folder} have changed since this job began: put the old ones back, "
-            "or give the new ones a folder of their own"
+            f"the model in {folder} has changed since this job began: put the old files back, or "
+            "give the new ones a folder of their own"
         )
     rows = np.array(facts["rows"], np.int64)
     if facts["mapping"] is not None:

@@ -26,7 +26,7 @@ from finetune.latents import CachedLatents, LatentSource, PixelLatents
 from finetune.trainer import FinetuneResult, finetune
 from generator.adapters import adapter_path
 from generator.config import DistillConfig, to_dict
-from generator.defaults import default_guidance
+from generator.defaults import GUARD_IPC, default_guidance
 from generator.noise import noise_seed
 from generator.sampler import Precision, match_channels, sample_images
 from generator.stage import Context, Parts, Stage, StageOutput
@@ -35,8 +35,6 @@ from generator.stages.common import Reals, machine_settings, open_base, open_rea
 from generator.stages.encode import LATENTS
 
 CURVES, GROUP = "curves.json", "group.json"
-GUARD_IPC = 10
-"""The guard samples with the guidance of this many images per class: jobs share adapters."""
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:

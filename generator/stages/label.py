@@ -19,7 +19,7 @@ from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.refine import REFINED
 from generator.stages.teacher import STAGE as TEACHER_STAGE
 from generator.stages.teacher import TEACHER
-from generator.vision import OWN_TEACHER, load_vision_model, teacher_columns
+from generator.vision import OWN_TEACHER, load_vision_model, model_files, teacher_columns
 
 LOGITS = "logits.safetensors"
 
@@ -28,6 +28,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     """Return what the soft labels depend on."""
     return {
         "label": to_dict(config.label),
+        **model_files(config.label.teacher),
         "network": config.proxy.network,
         "batch_size": config.proxy.batch_size,
         "augmentation": config.evaluate.student.augmentation,

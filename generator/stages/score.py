@@ -27,7 +27,7 @@ from generator.stages.common import Reals, machine_settings, open_reals
 from generator.stages.generate import POOL
 from generator.stages.proxy import CLUSTERS, PROXY, clusters_in, trained_proxy
 from generator.stages.proxy import STAGE as PROXY_STAGE
-from generator.vision import OWN_FEATURES, load_vision_model
+from generator.vision import OWN_FEATURES, load_vision_model, model_files
 from robust.proxy import Proxy
 from robust.scoring import SCORE_NAMES, candidate_scores
 from robust.selection import select
@@ -42,6 +42,7 @@ def settings(config: DistillConfig) -> dict[str, Any]:
     return {
         "proxy": to_dict(config.proxy),
         "select": to_dict(config.select),
+        **model_files(config.select.features),
         "augmentation": config.evaluate.student.augmentation,
         "images_per_class": config.images_per_class,
         "pictures_per_image": config.refine.pictures_per_image,

@@ -9,18 +9,8 @@ from distillery.seeds import derive_seed
 from generator.config import DistillConfig
 from generator.stage import Context, Stage, StageOutput
 from generator.stages.common import fit_classifier, machine_settings, open_reals, save_classifier
-from generator.vision import OWN_TEACHER
 
 TEACHER = "teacher.safetensors"
-
-
-def is_needed(config: DistillConfig) -> bool:
-    """Say whether a job has soft labels of a teacher that is trained here.
-
-    Packed images have none: a soft label is of one picture.
-    """
-    label = config.label
-    return label.enabled and label.teacher == OWN_TEACHER and config.refine.factor == 1
 
 
 def settings(config: DistillConfig) -> dict[str, Any]:

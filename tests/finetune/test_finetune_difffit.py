@@ -105,6 +105,17 @@ def test_a_scale_of_zero_has_a_finite_gradient(tiny_dit) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in adapter.parameters)
 
 
+def test_a_tiny_negative_scale_has_a_gradient_of_the_right_sign(tiny_dit) -> None:
+    apply_difffit(tiny_dit, [0])
+    layer = tiny_dit.transformer_blocks[0].attn1.to_v
+    x, grad = torch.randn(3, layer.in_features), torch.randn(3, layer.out_features)
+    with torch.no_grad():
+        layer.scale.fill_(-5e-5)
+    layer(x).backward(grad)
+    exact = (grad * (x @ layer.weight.T)).sum(0)
+    assert (layer.scale.grad.sign() == exact.sign()).all()
+
+
 def test_it_starts_where_the_base_stands(tiny_dit) -> None:
     before = denoise(tiny_dit, *inputs())
     apply_difffit(tiny_dit, [0, 2])

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distillery.checkpoint import Checkpoint
 from distillery.errors import Cancelled, ConfigError, JobError, TrainingError
 from distillery.models.diffusion import alphas_cumprod
+from distillery.models.dit import denoise
 from distillery.progress import Progress
 from finetune.config import FinetuneConfig, with_preset
 from finetune.difffit import ROWS, apply_difffit, merge_adapter
@@ -72,6 +73,19 @@ def test_it_learns_and_leaves_the_base_alone(striped_images, tmp_path) -> None:
     merge_adapter(transformer, result.adapter)
     assert list(transformer.state_dict()) == list(before)
     assert result.adapter[ROWS].tolist() == list(range(NUM_CLASSES + 1))
+
+
+def test_half_precision_leaves_the_base_alone_too(striped_images, tmp_path) -> None:
+    transformer = build_tiny_dit()
+    before = dict(transformer.__dict__)
+    run(striped_images, tmp_path, replace(SHORT, num_steps=2, precision="bf16"),
+        transformer=transformer)  # fmt: skip
+    x, timesteps, rows = torch.randn(2, 1, 8, 8), torch.zeros(2).long(), torch.tensor([0, 1])
+    assert "_original_forward" not in transformer.__dict__ and set(before) <= set(
+        transformer.__dict__
+    )
+    fresh = denoise(build_tiny_dit(), x, timesteps, rows)
+    assert torch.equal(denoise(transformer, x, timesteps, rows), fresh)  # not rounded
 
 
 def test_the_first_step_only_fills_the_memories(striped_images, tmp_path) -> None:

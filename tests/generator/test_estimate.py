@@ -61,7 +61,7 @@ def test_stages_are_counted_by_hand(make_plan_of: Callable[..., Plan]) -> None:
         evaluate={"num_seeds": 2, "student": {"num_steps": 40}},
     )  # fmt: skip
     seconds = work(plan)
-    assert seconds["base"] == pytest.approx(100 * 32 * 0.001 + 50 * 0.01)
+    assert seconds["base"] == pytest.approx(100 * 32 * 0.001 + 250 * 0.01)  # base and its judge
     assert seconds["label"] == pytest.approx(20 * 0.01)
     # a pool of 3 x 10 x 10 and 100 plain samples, 5 steps, twice the batch for guidance
     assert seconds["generate"] == pytest.approx(0.2 + 400 * 5 * 2 * 0.0001)

@@ -89,6 +89,7 @@ def test_fine_tuning_of_a_latent_base_follows_the_size_of_the_data() -> None:
     assert steps(num_train=997) == 997  # 8 epochs of batch 8
     assert steps(num_train=1_000_000, num_classes=10) == 12_000
     assert steps(num_train=10_000, num_classes=100) == 2_000  # 20 classes of 100 in a group
+    assert steps(num_train=2_100, num_classes=21) == 1_050  # groups of 11 and 10: half of all each
 
 
 def test_packed_images_are_counted_as_the_pictures_that_they_hold() -> None:

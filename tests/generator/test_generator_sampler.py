@@ -19,7 +19,7 @@ from distillery.models.diffusion import alphas_cumprod
 from distillery.models.dit import build_pixel_dit
 from distillery.models.initialise import seeded_weights
 from generator.noise import initial_noise, noise_seed
-from generator.sampler import guided_eps, make_scheduler, sample_latents
+from generator.sampler import SamplerName, guided_eps, make_scheduler, sample_latents
 
 LINEAR = alphas_cumprod("linear")
 COSINE = alphas_cumprod("squaredcos_cap_v2")
@@ -205,6 +205,17 @@ def test_each_step_is_told_and_may_stop_the_work(tiny: nn.Module) -> None:
             null_row=4, num_steps=5, on_step=stop_at_two,
         )  # fmt: skip
     assert len(told) == 2
+
+
+@pytest.mark.parametrize("sampler", ["dpm-solver++", "ddim"])
+@pytest.mark.parametrize("length", [500, 2000])
+def test_timesteps_are_those_of_the_schedule_whatever_its_length(
+    sampler: SamplerName, length: int
+) -> None:
+    schedule = alphas_cumprod("linear", length, beta_end=20 / length)  # as much noise at its end
+    scheduler = make_scheduler(sampler, schedule, 10)
+    first, last = int(scheduler.timesteps[0]), int(scheduler.timesteps[-1])
+    assert 0.85 * length < first < length and last < 0.12 * length
 
 
 def test_an_unknown_solver_is_refused() -> None:

@@ -14,7 +14,10 @@ from distillery.errors import ModelError
 from distillery.files import read_json, write_json
 from distillery.models.features import VisionModelFeatures
 from distillery.models.initialise import seeded_weights
-from generator.vision import teacher_columns
+from generator.config import DistillConfig, LabelConfig
+from generator.stages import label, score
+from generator.vision import model_files, teacher_columns
+from robust.config import SelectConfig
 
 NAMES = ["cat", "dog", "emu"]
 LABELS = {0: "emu", 1: "stoat", 2: "dog", 3: "cat"}
@@ -52,6 +55,18 @@ def request_of(tmp_path: Path) -> dict:
             "controls": False, "student": {"network": "convnet-d2-w8", "num_steps": 2}
         },
     }  # fmt: skip
+
+
+def test_a_model_whose_files_were_replaced_is_another_one(vit: Path) -> None:
+    before = model_files(str(vit))
+    assert model_files("proxy") == model_files("own") == model_files("facebook/dinov2-small") == {}
+    write_json(vit / "config.json", read_json(vit / "config.json") | {"layer_norm_eps": 1e-3})
+    assert model_files(str(vit)) != before != {}
+    config = DistillConfig(select=SelectConfig(features=str(vit)))
+    assert score.settings(config)["model_files"] == model_files(str(vit))["model_files"]
+    assert "model_files" not in score.settings(DistillConfig())
+    config = DistillConfig(label=LabelConfig(teacher=str(vit)))
+    assert label.settings(config)["model_files"] == model_files(str(vit))["model_files"]
 
 
 def test_a_named_model_selects_and_teaches(request_of: dict, vit: Path, tmp_path: Path) -> None:

@@ -160,6 +160,10 @@ BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "mean of one channel": (metadata(norm_mean="[0.5]"), "norm_mean must be 3 finite numbers"),
     "infinite mean": (metadata(norm_mean="[1e999, 0, 0]"), "norm_mean must be 3 finite numbers"),
+    "endless mean": (
+        metadata(norm_mean=f"[1{'0' * 400}, 0, 0]"),
+        "norm_mean must be 3 finite numbers",
+    ),
     "std of zero": (metadata(norm_std="[0, 1, 1]"), "norm_std must be above 0"),
     "mean without std": (metadata(norm_std=None), "norm_mean and norm_std together"),
     # tensors: names, dtypes, shapes, places

@@ -160,11 +160,34 @@ def test_missing_and_surplus_weights_are_refused(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("scheduler/scheduler_config.json", {"beta_schedule": "squaredcos_cap_v2"}),
+        ("vae/config.json", {"scaling_factor": 0.9}),
+        ("transformer/config.json", {"norm_eps": 1e-3}),
+    ],
+)
+def test_settings_are_part_of_what_a_base_is(copy: Path, file: str, changes: dict) -> None:
+    before = load_base(copy)
+    edit(copy / file, **changes)
+    after = load_base(copy)
+    assert after.digest == before.digest and after.config_digest != before.config_digest
+
+
+def test_a_base_is_the_same_in_another_folder(copy: Path, tmp_path: Path) -> None:
+    before = load_base(copy).config_digest
+    copy.rename(tmp_path / "elsewhere")
+    assert load_base(tmp_path / "elsewhere").config_digest == before
+
+
+@pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
         ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "v_prediction"),
         ("scheduler/scheduler_config.json", {"beta_schedule": "scaled_linear"}, "scaled_linear"),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1]}, "betas of its own"),
+        ("scheduler/scheduler_config.json", {"clip_sample": True}, "asks for clip_sample"),
+        ("scheduler/scheduler_config.json", {"thresholding": True}, "asks for thresholding"),
         ("model_index.json", {"id2label": {"tench": 0}}, "names by row numbers"),
         ("model_index.json", {"id2label": ["tench"]}, "names by row numbers"),
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "StableDiffusion"),
