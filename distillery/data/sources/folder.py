@@ -68,7 +68,11 @@ def _is_hidden_class(folder: Path) -> bool:
     """Say whether a folder is hidden and holds images: somebody may miss it among the classes."""
     if not is_hidden([folder.name]) or folder.is_symlink() or not folder.is_dir():
         return False
-    return any(is_image_name(name) and not is_hidden([name]) for name in os.listdir(folder))
+    try:
+        names = os.listdir(folder)
+    except OSError:  # such as a trash folder of somebody else's
+        return False
+    return any(is_image_name(name) and not is_hidden([name]) for name in names)
 
 
 def _refuse_unreadable(error: OSError) -> None:
