@@ -29,6 +29,8 @@ SESSION_S = 30 * 24 * 3600
 LOGIN_S = 24 * 3600
 KEY_CACHE_S = 10.0
 """A revoked key, or an ended session, is refused after this many seconds at the latest."""
+LIST_S = 2.0
+"""How old the list of keys may be that tells a good key from a guess."""
 LINK = "link"
 """Stands in a session for the key that it ends with, where a login link began it."""
 
@@ -100,6 +102,8 @@ class Auth:
         self.keys, self.settings = keys, settings
         self._failures = Buckets(0.2, 20)
         self._known: dict[str, tuple[float, str]] = {}
+        self._listed: set[str] = set()
+        self._listed_until = 0.0
         self._open: dict[str, float] = {}
         self._secret: bytes | None = None
         self._lock = threading.Lock()
@@ -109,9 +113,16 @@ class Auth:
         found = self._known.get(_digest(secret))
         return found[1] if found and found[0] > time.monotonic() else None
 
-    def was_good(self, secret: str) -> bool:
-        """Say whether a key was valid when it was last checked, however long ago."""
-        return _digest(secret) in self._known
+    def is_listed(self, secret: str) -> bool:
+        """Say whether a key is among the valid ones, by a list that is read every few seconds.
+
+        So a good key gets in while others guess from the same address, and guesses ask no database.
+        """
+        with self._lock:
+            if time.monotonic() > self._listed_until:
+                self._listed = self.keys.digests()
+                self._listed_until = time.monotonic() + LIST_S
+            return _digest(secret) in self._listed
 
     def check_attempts(self, client: str) -> None:
         """Refuse an address that has sent too many wrong keys or login tokens.

@@ -3,7 +3,6 @@
 Source: draft-ietf-httpapi-idempotency-key-header, with the stored answer given again.
 """
 
-import hashlib
 import logging
 from typing import Any
 
@@ -13,8 +12,9 @@ from starlette.responses import Response
 from app.api.context import Api
 from app.api.problems import Problem
 from app.api.requests import distill_request
-from app.api.views import answer, job_json, json_bytes
+from app.api.views import answer, job_json
 from app.jobs.records import ACKNOWLEDGED, AnswerRecord, Idempotency, JobRecord
+from distillery.files import digest_json
 
 LOG = logging.getLogger(__name__)
 REPLAYED = {"Idempotency-Replayed": "true"}
@@ -63,8 +63,7 @@ def _identity(body: Any, key: str | None, client_id: str) -> Idempotency | None:
     """Return what makes this request the same as an earlier one."""
     if key is None:
         return None
-    sent = json_bytes(body.model_dump(exclude_unset=True))
-    digest = hashlib.sha256(sent).hexdigest()
+    digest = digest_json(body.model_dump(exclude_unset=True))  # in whatever order it was written
     return Idempotency(key=key, scope=f"{client_id[:100]} POST /jobs", body_digest=digest)
 
 

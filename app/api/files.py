@@ -46,8 +46,9 @@ def job_files(folder: Path) -> list[JobFile]:
     """Return the files of a job: its bundle, previews and log."""
     found = [*_below(folder / "bundle", "", True), *_below(folder / PREVIEWS, PREVIEWS, True)]
     log = folder / LOG
-    if _is_file(log):
-        found.append(JobFile(LOG, log, log.lstat().st_size, False))
+    size = _size_of(log)
+    if size is not None:
+        found.append(JobFile(LOG, log, size, False))
     return found[:MAX_FILES]
 
 
@@ -75,7 +76,11 @@ def open_file(file: JobFile, digests: "Digests", *, inline: bool = False) -> Ope
         raise Problem("not_found", f"the file {file.name!r} has been removed") from None
     opened: BinaryIO = os.fdopen(handle, "rb", buffering=0)
     size = os.fstat(handle).st_size
-    sha256 = digests.of(file.path) if file.is_final else None
+    try:
+        sha256 = digests.of(file.path) if file.is_final else None
+    except Problem:
+        opened.close()
+        raise
     name = file.path.name
     return Opened(opened, size, sha256, name, media_type(name), is_attachment=not inline)
 
@@ -99,15 +104,20 @@ def _below(folder: Path, prefix: str, is_final: bool) -> Iterator[JobFile]:
         if entry.is_dir(follow_symlinks=False):
             yield from _below(Path(entry.path), name, is_final)
         elif entry.is_file(follow_symlinks=False):
-            size = entry.stat(follow_symlinks=False).st_size
+            try:
+                size = entry.stat(follow_symlinks=False).st_size
+            except FileNotFoundError:  # the job is being deleted
+                continue
             yield JobFile(name, Path(entry.path), size, is_final)
 
 
-def _is_file(path: Path) -> bool:
+def _size_of(path: Path) -> int | None:
+    """Return the size of a regular file, None where there is none."""
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        found = path.lstat()
     except OSError:
-        return False
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
 class Digests:
@@ -120,7 +130,17 @@ class Digests:
         self._reading: dict[Path, threading.Lock] = {}
 
     def of(self, path: Path) -> str:
-        """Return the SHA-256 of a file as hexadecimal digits."""
+        """Return the SHA-256 of a file as hexadecimal digits.
+
+        Raises:
+            Problem: If the file has gone: its job is being deleted.
+        """
+        try:
+            return self._of(path)
+        except FileNotFoundError:
+            raise Problem("not_found", f"the file {path.name!r} has been removed") from None
+
+    def _of(self, path: Path) -> str:
         found = path.lstat()
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         with self._lock:

@@ -15,8 +15,8 @@ SYNONYMS = {
 }  # fmt: skip
 UNION_TAGS = ("<name>", "<reference>")
 """Names of the branches of a union; pydantic puts them into locations."""
-LINE = r"^[^\x00-\x1f\x7f]*$"
-"""Pattern of texts that people read."""
+LINE = "^[^\\x00-\\x1f\\x7f-\\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
+"""Pattern of texts that people read: no control characters, no breaks of lines, no turned text."""
 MAX_ERRORS = 20
 
 

@@ -116,10 +116,17 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation)
 
 
+UNPARSED = "There was an error parsing the body"
+"""What the framework says of a body that is no text, too deep, or holds an endless number."""
+
+
 def as_problem(error: HTTPException) -> Problem:
     """Return a refusal of the framework as one of ours."""
     if isinstance(error, Problem):
         return error
+    if error.status_code == 400 and error.detail == UNPARSED:
+        why = "the body is not JSON: it is no UTF-8, nested too deeply, or holds an endless number"
+        return Problem("malformed_json", why)
     code = _BY_STATUS.get(error.status_code, "internal_error")
     detail = error.detail if error.status_code != 404 else "nothing is served at this address"
     if error.status_code == 405:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from app.api.protocol import TimelyProtocol
 from distillery.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Server(uvicorn.Server):
         super().__init__(uvicorn.Config(
             app, log_config=None, access_log=False, server_header=False, lifespan="on",
             timeout_graceful_shutdown=DRAIN_S, timeout_keep_alive=30, ws="none",
+            http=TimelyProtocol,
             proxy_headers=bool(trusted_proxies), forwarded_allow_ips=list(trusted_proxies),
         ))  # fmt: skip
         self._on_start, self._on_stop = on_start, on_stop

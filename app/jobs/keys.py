@@ -50,6 +50,12 @@ class KeyStore:
             row = connection.execute(query).one_or_none()
         return None if row is None else KeyRecord(**row._mapping)
 
+    def digests(self) -> set[str]:
+        """Return the SHA-256 of all valid keys."""
+        query = sa.select(KEYS.c.sha256).where(KEYS.c.revoked_at.is_(None))
+        with self.database.read() as connection:
+            return set(connection.scalars(query))
+
     def is_valid(self, key_id: str) -> bool:
         """Say whether a key of this id is there and was not revoked."""
         query = sa.select(KEYS.c.id).where(KEYS.c.id == key_id, KEYS.c.revoked_at.is_(None))

@@ -44,14 +44,16 @@ class Bundle:
 def open_bundle(folder: Path) -> Bundle | None:
     """Return the bundle in a folder, None where there is none (yet)."""
     path = folder / FILE_NAME
-    if not path.is_file():
+    try:
+        _, metadata, _ = read_header(path)
+        tensors = map_tensors(path)
+    except FileNotFoundError:  # not made yet, or its job is being deleted
         return None
-    _, metadata, _ = read_header(path)
     return Bundle(
         tuple(json.loads(metadata["classes"])),
         int(metadata["ipc"]),
         tuple(json.loads(metadata["score_names"])),
-        map_tensors(path),
+        tensors,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.api.content import accepts
 from app.api.context import Api, ApiDep, JobId
@@ -68,10 +69,25 @@ async def events(
         detail = f"{api.hub.num_streams} event streams are open: poll the job, or close some"
         raise Problem("too_many_streams", detail, retry_after_s=15)
     may_stay = getattr(request.state, "may_stay", lambda: True)
-    return StreamingResponse(
-        _stream(api, job, seen, may_stay), headers=STREAM_HEADERS,
+    return _Counted(
+        api, _stream(api, job, seen, may_stay), headers=STREAM_HEADERS,
         media_type=f"{STREAM}; charset=utf-8",
     )  # fmt: skip
+
+
+class _Counted(StreamingResponse):
+    """A stream that counts from the moment it is allowed, not from its first byte."""
+
+    def __init__(self, api: Api, content: AsyncIterator[bytes], **options: Any) -> None:
+        super().__init__(content, **options)
+        self._hub = api.hub
+        self._hub.num_streams += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._hub.num_streams -= 1
 
 
 def _is_number(text: str) -> bool:
@@ -82,20 +98,16 @@ async def _stream(
     api: Api, job: JobRecord, seen: int | None, may_stay: Callable[[], bool]
 ) -> AsyncIterator[bytes]:
     """Yield the frames of a job's events until it, the service or the right to read ends."""
-    api.hub.num_streams += 1
-    try:
-        async with api.hub.watch(job.id, job.revision) as channel:
-            place = await run_in_threadpool(api.queue_position, job)
-            at = job.revision if seen is None or seen > job.revision else seen
-            snapshot = json_bytes(job_json(job, api.settings, queue_position=place))
-            yield b"retry: 3000\n\n" + sse("snapshot", snapshot, at)
-            if job.is_terminal and at >= job.revision:
-                yield sse("done", json_bytes({"status": job.status}), at)
-                return
-            async for frame in _followed(api, channel, at, may_stay):
-                yield frame
-    finally:
-        api.hub.num_streams -= 1
+    async with api.hub.watch(job.id, job.revision) as channel:
+        place = await run_in_threadpool(api.queue_position, job)
+        at = job.revision if seen is None or seen > job.revision else seen
+        snapshot = json_bytes(job_json(job, api.settings, queue_position=place))
+        yield b"retry: 3000\n\n" + sse("snapshot", snapshot, at)
+        if job.is_terminal and at >= job.revision:
+            yield sse("done", json_bytes({"status": job.status}), at)
+            return
+        async for frame in _followed(api, channel, at, may_stay):
+            yield frame
 
 
 async def _followed(

@@ -20,7 +20,7 @@ from app.jobs.records import JobRecord, Status
 from distillery.errors import JobError
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-LABEL = re.compile(r"metadata\[([^\]]{1,64})\]")
+LABEL = re.compile(r"metadata\[(.{1,64})\]")
 POLL_S = {"queued": 2, "running": 2, "canceling": 1}
 
 IdempotencyKey = Annotated[
@@ -92,13 +92,20 @@ def _labels(request: Request) -> dict[str, str]:
     """Return the filters by metadata.
 
     Raises:
-        Problem: If there are more than a job can have.
+        Problem: If one is none that a job can have, or there are more than it can have.
     """
     pairs = {}
     for name, value in request.query_params.multi_items():
+        if not name.startswith("metadata"):
+            continue
         match = LABEL.fullmatch(name)
-        if match and "\x00" not in match[1] + value:
-            pairs[match[1]] = value[:512]
+        if match is None or len(value) > 512 or "\x00" in match[1] + value:
+            raise Problem(
+                "validation_failed",
+                "a metadata filter is metadata[KEY]=VALUE, with a key of 1 to 64 characters and a "
+                f"value of up to 512, got {name[:80]!r}",
+            )
+        pairs[match[1]] = value
     if len(pairs) > 16:
         raise Problem("validation_failed", "at most 16 metadata filters can be given")
     return pairs

@@ -10,6 +10,7 @@ from app.api.auth import COOKIE, LINK, SESSION_S
 from app.api.bodies import LoginBody
 from app.api.content import JsonOnly
 from app.api.context import Api, ApiDep
+from app.api.head import IS_HEAD
 from app.api.middleware import client_of, session_of
 from app.api.openapi import documented
 from app.api.problems import Problem
@@ -24,6 +25,8 @@ def login_link(
     request: Request, api: ApiDep, token: Annotated[str | None, Query(max_length=200)] = None
 ) -> Response:
     """Begin a session from the link that `serve` printed; it works once."""
+    if getattr(request.state, IS_HEAD, False):  # whoever only looks must not use the link up
+        return Response(headers={"Cache-Control": "no-store"})
     if token is None:
         return request.app.state.login_page(request, "")
     client = client_of(request.scope)
@@ -44,7 +47,7 @@ def login_link(
 async def login(request: Request, api: ApiDep, body: LoginBody) -> Response:
     """Exchange an API key for a session cookie, for pages."""
     client = client_of(request.scope)
-    if not api.auth.was_good(body.key):
+    if not await run_in_threadpool(api.auth.is_listed, body.key):
         api.auth.check_attempts(client)
     key_id = await run_in_threadpool(api.auth.check_key, body.key)
     if key_id is None and api.settings.is_auth_on:

@@ -65,6 +65,16 @@ def test_guessing_keys_is_slowed_down(place: Place) -> None:
     assert place.client.get("/jobs").status_code == 200  # its key is known already
 
 
+def test_a_good_key_gets_in_while_others_guess(place: Place) -> None:
+    guesser, key = place.anonymous(), place.client.headers["Authorization"]
+    for n in range(30):
+        guesser.get("/jobs", headers={"Authorization": f"Bearer dst_{n}"})
+    refused = guesser.get("/jobs", headers={"Authorization": "Bearer dst_x"})
+    assert refused.status_code == 429
+    # never seen by this process, and from the very address that guesses
+    assert guesser.get("/jobs", headers={"Authorization": key}).status_code == 200
+
+
 def test_guessing_at_the_log_in_is_slowed_down_too(place: Place) -> None:
     place.client.get("/jobs")
     browser = place.anonymous()
@@ -98,6 +108,8 @@ def test_secrets_are_not_stored(place: Place) -> None:
 def test_a_login_link_works_once(place: Place) -> None:
     token = new_login_token(place.settings.data)
     browser = place.anonymous()
+    looked = browser.head(f"/login?token={token}", follow_redirects=False)
+    assert looked.status_code == 200 and "set-cookie" not in looked.headers  # it is not used up
     answer = browser.get(f"/login?token={token}", follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie = answer.headers["set-cookie"].lower()

@@ -1,12 +1,14 @@
 import base64
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
 from app.api.files import Digests
 from app.api.problems import Problem
 from app.api.sending import BLOCK_BYTES, find_range
+from app.page.pictures import open_bundle
 from tests.app.api.conftest import Place, write_bundle
 
 CONTENT = bytes(range(256)) * 40
@@ -213,3 +215,10 @@ def test_ranges_of_an_empty_file() -> None:
         find_range("bytes=0-", 0)
     with pytest.raises(Problem):
         find_range("bytes=-1", 0)
+
+
+def test_a_file_that_goes_while_it_is_read_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="has been removed") as refused:
+        Digests().of(tmp_path / "gone.png")
+    assert refused.value.status_code == 404
+    assert open_bundle(tmp_path / "gone") is None

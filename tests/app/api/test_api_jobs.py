@@ -440,3 +440,31 @@ def test_a_job_is_deleted_only_as_its_etag_says(place: Place) -> None:
     assert place.client.delete(f"/jobs/{job_id}", headers=one_of).status_code == 204
     gone = place.client.delete(f"/jobs/{job_id}", headers={"If-Match": "*"})
     assert gone.status_code == 404
+
+
+def test_the_order_of_keys_makes_no_other_body(place: Place) -> None:
+    headers = {"Idempotency-Key": "order"}
+    first, again = (
+        place.client.post("/jobs", json={"metadata": metadata}, headers=headers)
+        for metadata in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+    )
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.json()["id"] == first.json()["id"]
+
+
+def test_a_filter_that_no_job_can_match_is_refused_and_a_bracket_in_a_key_is_found(
+    place: Place,
+) -> None:
+    place.client.post("/jobs", json={"metadata": {"a]b": "x"}})
+    place.client.post("/jobs", json={})
+    found = place.client.get("/jobs", params={"metadata[a]b]": "x"}).json()["data"]
+    assert [job["metadata"] for job in found] == [{"a]b": "x"}]
+    for name in ("metadata[]", "metadata", "metadata[" + "k" * 65 + "]"):
+        refused = place.client.get("/jobs", params={name: "1"})
+        assert refused.status_code == 422 and "metadata[KEY]=VALUE" in refused.json()["detail"]
+
+
+@pytest.mark.parametrize("odd", ["a\u009b31mb", "\u0085x", "a\u2028b", "a\u202eb"])
+def test_names_hold_no_controls_of_any_kind(place: Place, odd: str) -> None:
+    assert place.client.post("/jobs", json={"name": odd}).status_code == 422
+    assert place.client.post("/jobs", json={"name": "شبكة قطط"}).status_code == 202

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from app.api import protocol
 from app.cli import keeper, serving
 from app.cli.keeper import Keeper, worker_command
 from distillery.errors import ConfigError
@@ -189,3 +191,39 @@ def test_words_that_are_none(distillery: Command, arguments: tuple[str, ...]) ->
     finally:
         logging.getLogger().setLevel(level)
         logging.getLogger().handlers[:] = handlers
+
+
+def test_a_request_that_does_not_come_in_time_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
+                if kind == "lifespan.shutdown":
+                    return
+        await asyncio.sleep(0.3)  # an answer may take longer than the head of its request
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+
+    monkeypatch.setattr(protocol, "HEAD_S", 0.1)
+    listener = serving.bind("127.0.0.1", 0)
+    started = threading.Event()
+    server = serving.Server(app, on_start=started.set, on_stop=lambda: None)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+    thread.start()
+    try:
+        assert started.wait(10)
+        head = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+        for sent in (b"", head):
+            with socket.create_connection(listener.getsockname(), timeout=5) as client:
+                client.sendall(sent)
+                assert client.recv(1) == b""  # closed by the server
+        with socket.create_connection(listener.getsockname(), timeout=5) as client:
+            for _ in range(2):  # on one connection
+                client.sendall(head + b"\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 204")
+            client.sendall(head)
+            assert client.recv(1) == b""
+    finally:
+        server.should_exit = True
+        thread.join(10)
