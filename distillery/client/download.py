@@ -86,7 +86,13 @@ def fetch(
         if target.is_file() and digest_file(target) == remote.sha256:
             return target
         raise JobError(f"{target} holds something else: move it away, or name another place")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise JobError(
+            f"{target.parent} is no folder and cannot be made one, because a file is in the way: "
+            "name another folder"
+        ) from None
     partial = target.with_name(f".{target.name}.{remote.sha256[:16]}.partial")
     with _locked(partial) as file:
         _fill(transport, remote, file, on_progress)

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from json import dumps
 from typing import Any
 
 import httpx2
@@ -68,8 +69,10 @@ class Transport:
         """Return the answer, of a status below 400.
 
         Raises:
+            ConfigError: If `json` holds a number that JSON has not.
             ServiceError: If the service refuses, or stays out of reach after all retries.
         """
+        check_json(json)
         sent = dict(headers or {})
         if method == "POST":
             sent.setdefault("Idempotency-Key", idempotency_key or str(uuid.uuid4()))
@@ -159,6 +162,20 @@ def retry_after_s(response: httpx2.Response) -> float | None:
 def _may_retry(refusal: ServiceError) -> bool:
     """Say whether the same request may be answered otherwise a little later."""
     return refusal.status in RETRY_STATUSES or refusal.code == "idempotency_in_progress"
+
+
+def check_json(value: Any) -> None:
+    """Refuse NaN and infinity, which JSON has not.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    try:
+        dumps(value, allow_nan=False)
+    except ValueError:
+        raise ConfigError(
+            "a request holds NaN or infinity, which cannot be sent: give a finite number"
+        ) from None
 
 
 def refusal_of(response: httpx2.Response) -> ServiceError:

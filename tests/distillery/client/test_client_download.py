@@ -15,7 +15,7 @@ from distillery.bundle.dataset import DistilledDataset
 from distillery.bundle.write import encode_bundle
 from distillery.client.client import Client
 from distillery.client.jobs import Jobs
-from distillery.errors import JobError, ServiceError
+from distillery.errors import ConfigError, JobError, ServiceError
 
 CONTENT = os.urandom(100_000)
 
@@ -173,3 +173,19 @@ def test_one_file_of_a_job(client: Client, service: ServiceDouble, tmp_path: Pat
     service.handler = FileServer(CONTENT)
     client.jobs.download_file("job_1", "data/a b.parquet", tmp_path / "x")
     assert service.asked[-1].path == "/jobs/job_1/files/data/a%20b.parquet"
+
+
+def test_a_file_where_a_folder_should_be_is_one_sentence(
+    client: Client, service: ServiceDouble, tmp_path: Path
+) -> None:
+    service.handler = FileServer(CONTENT)
+    (tmp_path / "notes").write_text("mine")
+    for place in (tmp_path / "notes", tmp_path / "notes" / "below"):
+        with pytest.raises(JobError, match="because a file is in the way: name another folder"):
+            client.jobs.download("job_1", place / "file.bin")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_what_json_has_not_is_refused_before_it_is_sent(client: Client) -> None:
+    with pytest.raises(ConfigError, match="holds NaN or infinity"):
+        client.jobs.create(dataset="digits", finetune={"learning_rate": float("nan")})
