@@ -50,7 +50,6 @@ class FinetuneLoop:
         self.state = FinetuneState(adapter, optimizer, memories, identity)
         self._accelerator = processes.accelerator
         model, self._optimizer = self._accelerator.prepare(adapter.transformer, optimizer)
-        self._model = model
         self._loss = MinimaxLoss(model, alphas_cumprod, memories, config, processes)
         self._batches = batches
         self._config = config
@@ -65,7 +64,7 @@ class FinetuneLoop:
 
     def release(self) -> None:
         """Take away what `accelerate` put around the network's forward pass."""
-        self._accelerator.unwrap_model(self._model, keep_fp32_wrapper=False)
+        self._accelerator.unwrap_model(self.state.adapter.transformer, keep_fp32_wrapper=False)
 
     def run(self, checkpoint: Checkpoint, check: Check | None, on_progress: OnProgress) -> None:
         """Take the steps that are left, or fewer if the fidelity check stops the run."""

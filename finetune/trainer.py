@@ -5,6 +5,7 @@ Shapes: N images, K classes, T timesteps, R label rows without the null row.
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -91,17 +92,14 @@ def finetune(
     memories = ClassMemories(len(rows), config.memory_size, dim, processes.device)
     identity = digest_json([asdict(config), seed, len(labels), rows.tolist(), null_row, dim])
     adapter = apply_difffit(transformer, rows.tolist())
-    try:
+    with ExitStack() as undo:
+        undo.callback(adapter.remove)
         loop = FinetuneLoop(adapter, alphas_cumprod, batches, memories, config, processes, identity)
-        try:
-            loop.restore(checkpoint)
-            with fast_linears(transformer):
-                loop.run(checkpoint, check, on_progress)
-            return _result(loop.state)
-        finally:
-            loop.release()
-    finally:
-        adapter.remove()
+        undo.callback(loop.release)
+        loop.restore(checkpoint)
+        with fast_linears(transformer):
+            loop.run(checkpoint, check, on_progress)
+        return _result(loop.state)
 
 
 def _result(state: FinetuneState) -> FinetuneResult:

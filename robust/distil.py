@@ -257,7 +257,7 @@ class _Run:
         real, synthetic = self._sides(network, part, self.parameterisation.decode(moving))
         num_classes = self.around.num_classes
         values: list[tuple[str, Tensor]] = []
-        with shared_feature_maps(network):
+        with shared_feature_maps(network, only=real.images):
             terms = [("the objective", 1.0, method.objective)]
             for one in method.constraints:
                 share = self.networks.accuracy() if one.by_accuracy else 1.0

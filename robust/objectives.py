@@ -105,10 +105,14 @@ def constant_features(network: Classifier, images: Tensor) -> Tensor:
 
 
 @contextmanager
-def shared_feature_maps(network: Classifier) -> Iterator[None]:
+def shared_feature_maps(network: Classifier, *, only: Tensor | None = None) -> Iterator[None]:
     """Let all terms of a step share the network's pass over the same images.
 
     Passes without gradient go a few images at a time on a CPU, which keeps them in its cache.
+
+    Args:
+        network: Whose passes are shared.
+        only: The one batch whose pass without gradient is kept; None: each.
     """
     plain = network.feature_map
     moving: list[tuple[Tensor, Tensor]] = []
@@ -123,7 +127,8 @@ def shared_feature_maps(network: Classifier) -> Iterator[None]:
             result = plain(images)
         else:
             result = torch.cat([plain(part) for part in images.split(CACHE_BATCH)])
-        kept.append((images, result))
+        if kept is moving or only is None or images is only:
+            kept.append((images, result))
         return result
 
     network.feature_map = feature_map  # type: ignore[method-assign, assignment]

@@ -113,10 +113,20 @@ class Auth:
         found = self._known.get(_digest(secret))
         return found[1] if found and found[0] > time.monotonic() else None
 
-    def is_listed(self, secret: str) -> bool:
+    def admit(self, secret: str, client: str) -> str | None:
+        """Return the id of a valid key, None for any other text; asks the database.
+
+        Raises:
+            Problem: `too_many_attempts`, for a guess from an address that has sent too many.
+        """
+        if self._failures.is_empty(client) and not self._is_listed(secret):
+            self.check_attempts(client)
+        return self.check_key(secret)
+
+    def _is_listed(self, secret: str) -> bool:
         """Say whether a key is among the valid ones, by a list that is read every few seconds.
 
-        So a good key gets in while others guess from the same address, and guesses ask no database.
+        So a good key gets in while others guess from its address, and their guesses ask nothing.
         """
         with self._lock:
             if time.monotonic() > self._listed_until:

@@ -138,9 +138,7 @@ class Guard:
                 secret = secret.strip()
                 key_id = self.auth.cached_key(secret)
                 if key_id is None:
-                    if not await run_in_threadpool(self.auth.is_listed, secret):
-                        self.auth.check_attempts(exchange.client)
-                    key_id = await run_in_threadpool(self.auth.check_key, secret)
+                    key_id = await run_in_threadpool(self.auth.admit, secret, exchange.client)
             if key_id is None:
                 self.auth.note_failure(exchange.client)
                 raise Problem("unauthorized", "the key is not valid, or was revoked")

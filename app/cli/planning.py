@@ -65,37 +65,37 @@ def make(
 
 def show_plan(console: "Console", plan: "Plan") -> None:
     """Print what was decided for the user, and what to know."""
-    from rich.text import Text
-
     config = plan.config
-    console.print(
-        Text.assemble(
-            ("Distilling ", "bold"),
-            (clean(config.data.dataset), "bold cyan"),
-            f" to {counted(config.images_per_class, 'image')} per class: {_images_text(plan)}, "
-            f"seed {config.seed}",
-        )  # fmt: skip
-    )
-    rows = [(decision.what, decision.choice, decision.reason) for decision in plan.decisions]
-    console.print(_facts([*rows, ("licence", *licence_text(plan))]))
-    _notes(console, plan.warnings)
+    _show(
+        console, plan, "Distilling ", f" to {counted(config.images_per_class, 'image')} per class",
+        f"seed {config.seed}",
+        [*_decisions(plan), ("licence", *licence_text(plan))],
+    )  # fmt: skip
 
 
 def show_pretraining(console: "Console", plan: "Plan") -> None:
     """Print what a base is trained on, and what was decided of it."""
+    rows = [row for row in _decisions(plan) if row[0] in ("image size", "mirroring")]
+    seed = f"base seed {plan.config.base.pretrain.base_seed}"
+    _show(console, plan, "Pretraining on ", "", seed, rows)
+
+
+def _show(
+    console: "Console", plan: "Plan", verb: str, target: str, seed: str,
+    rows: Sequence[tuple[str, str, str]],
+) -> None:  # fmt: skip
+    """Print one line on the work and its images, what was decided, and what to know."""
     from rich.text import Text
 
-    config = plan.config
-    console.print(
-        Text.assemble(
-            ("Pretraining on ", "bold"),
-            (clean(config.data.dataset), "bold cyan"),
-            f": {_images_text(plan)}, base seed {config.base.pretrain.base_seed}",
-        )
-    )
-    said = ("image size", "mirroring")
-    console.print(_facts([(d.what, d.choice, d.reason) for d in plan.decisions if d.what in said]))
+    dataset = (clean(plan.config.data.dataset), "bold cyan")
+    rest = f"{target}: {_images_text(plan)}, {seed}"
+    console.print(Text.assemble((verb, "bold"), dataset, rest))
+    console.print(_facts(rows))
     _notes(console, plan.warnings)
+
+
+def _decisions(plan: "Plan") -> list[tuple[str, str, str]]:
+    return [(decision.what, decision.choice, decision.reason) for decision in plan.decisions]
 
 
 def _images_text(plan: "Plan") -> str:

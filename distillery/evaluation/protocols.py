@@ -6,7 +6,7 @@ leaves open is said where it is filled in. `setting.resolve` fits one to a set.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from distillery.errors import ConfigError
@@ -128,6 +128,14 @@ def _soft(case: Case, network: str) -> Recipe:
 
 FINE_TUNING = Recipe(num_epochs=50, batch_size=64, augmentation="dsa")
 """How students go on learning; the paper does not say, so this is ours."""
+
+
+def fine_tuning(student: Recipe) -> Recipe:
+    """Return how a student goes on learning: no longer than it has learnt, with its own norm."""
+    epochs = min(FINE_TUNING.num_epochs, student.num_epochs)
+    return replace(FINE_TUNING, num_epochs=epochs, norm=student.norm)
+
+
 _ALL = (
     Protocol(
         name="dc-small", summary="small images, ConvNet, 1000 epochs with DSA", recipe=_dsa,

@@ -16,6 +16,7 @@ from distillery.evaluation.protocols import (
     Case,
     Protocol,
     Recipe,
+    fine_tuning,
     published_convnet,
 )
 from distillery.models.config import check_classifier_name
@@ -144,24 +145,25 @@ def _fit(
         if value not in (None, published):
             asked[name] = value
             changes.append(f"{counted(value, what)}{more} in place of {published}")
-    return replace(recipe, **asked), changes
+    recipe = replace(recipe, **asked)
+    tuned = fine_tuning(recipe).num_epochs
+    if protocol.task == "fine-tuning" and tuned != FINE_TUNING.num_epochs:
+        changes.append(
+            f"{counted(tuned, 'epoch')} of fine-tuning in place of {FINE_TUNING.num_epochs}"
+        )
+    return recipe, changes
 
 
 def _image_deviations(
     protocol: Protocol, case: Case, recipes: Mapping[str, Recipe], flip: bool
 ) -> list[str]:
-    """Return what the images, and shortened recipes, make different."""
+    """Return what the images make different."""
     found = []
     if protocol.name == "hard-idc" and case.image_size != 224:
         found.append(f"images of {case.image_size} px where 224 are published")
     mirrored = any(r.augmentation in ("crop-jitter", "shuffle-crop") for r in recipes.values())
     if mirrored and not flip:
         found.append("no mirroring")
-    shortest = min((recipe.num_epochs for recipe in recipes.values()), default=0)
-    if protocol.task == "fine-tuning" and shortest < FINE_TUNING.num_epochs:
-        found.append(
-            f"{counted(shortest, 'epoch')} of fine-tuning in place of {FINE_TUNING.num_epochs}"
-        )
     if protocol.task == "continual" and case.images_per_class < BUFFER_SIZE:
         found.append(f"{case.images_per_class} images a class in the buffer, not {BUFFER_SIZE}")
     return found

@@ -6,7 +6,6 @@ Source: Vahidian et al. (2024), appendix D.1. Shapes: N images, D features.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -17,7 +16,7 @@ from distillery.data.normalise import NormalisedImages
 from distillery.evaluation.harness import ImageSet, build_bench, measure, spread
 from distillery.evaluation.inputs import Target, Work
 from distillery.evaluation.pool import Figures, Trial
-from distillery.evaluation.protocols import FINE_TUNING, Recipe
+from distillery.evaluation.protocols import Recipe, fine_tuning
 from distillery.evaluation.student import train_student
 from distillery.evaluation.tables import run_rows
 from distillery.evaluation.training import inference_batch
@@ -97,10 +96,8 @@ def _target(work: Work) -> Target:
 
 
 def _tuning(work: Work, name: str) -> Recipe:
-    """Return the recipe of fine-tuning, no longer than the student's own."""
-    recipe = work.setting.recipes[name]
-    epochs = min(FINE_TUNING.num_epochs, recipe.num_epochs)
-    return replace(FINE_TUNING, num_epochs=epochs, norm=recipe.norm)
+    """Return how a student of this network goes on learning."""
+    return fine_tuning(work.setting.recipes[name])
 
 
 def _pretrained(work: Work, name: str, number: int, on_step: Callable[[int], None]) -> Classifier:

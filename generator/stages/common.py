@@ -144,8 +144,9 @@ def open_base(context: Context) -> tuple[DiffusionBase, np.ndarray]:
     facts = context.facts("base")
     folder = Path(facts["folder"]) if facts["folder"] else context.inputs["base"] / "base"
     base = load_named_base(context.config, folder)
-    now = base.digest, base.config_digest
-    if now != (facts["digest"], facts.get("config_digest", base.config_digest)):
+    # a base that was trained here has no other settings than those of its own stage
+    has_settings = facts.get("config_digest") in (None, base.config_digest)
+    if base.digest != facts["digest"] or not has_settings:
         raise ModelError(
             f"the model in {folder} has changed since this job began: put the old files back, or "
             "give the new ones a folder of their own"

@@ -207,6 +207,18 @@ def test_distribution_matching_agrees_with_a_second_formula_and_is_zero_between_
     assert float(equal.detach()) == pytest.approx(0, abs=1e-8)
 
 
+def test_only_the_pass_over_the_real_batch_is_kept() -> None:
+    network, real = _Linear(torch.eye(2)), _images([[0, 0], [2, 4]])
+    others = [real + 1, real + 2]
+    with shared_feature_maps(network, only=real), torch.no_grad():
+        for images in (real, real, *others):
+            network.features(images)
+        assert network.passes == 3
+        for images in (real, *others):
+            network.features(images)
+    assert network.passes == 5  # the others had to be looked at again
+
+
 def test_terms_of_a_step_share_one_pass_over_the_same_images() -> None:
     network = _Linear(torch.eye(2))
     real = Batch(_images([[0, 0], [2, 4]]), torch.tensor([0, 1]))

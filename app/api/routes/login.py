@@ -47,9 +47,7 @@ def login_link(
 async def login(request: Request, api: ApiDep, body: LoginBody) -> Response:
     """Exchange an API key for a session cookie, for pages."""
     client = client_of(request.scope)
-    if not await run_in_threadpool(api.auth.is_listed, body.key):
-        api.auth.check_attempts(client)
-    key_id = await run_in_threadpool(api.auth.check_key, body.key)
+    key_id = await run_in_threadpool(api.auth.admit, body.key, client)
     if key_id is None and api.settings.is_auth_on:
         api.auth.note_failure(client)
         raise Problem("unauthorized", "the key is not valid, or was revoked")

@@ -123,15 +123,12 @@ def _notes(
 
 def _merged(entries: Sequence[Entry], top: tuple[str, ...], depth: int) -> list[str]:
     """Return which class folders are one class because they differ in their Unicode form alone."""
-    spellings: dict[str, set[str]] = {}
-    for parts in (entry.parts[len(top) :] for entry in entries):
-        if len(parts) >= depth:
-            name = parts[depth - 2]
-            spellings.setdefault(clean_text(name), set()).add(name)
+    start = len(top)
+    found = {e.parts[start + depth - 2] for e in entries if len(e.parts) >= start + depth}
     return [
-        f"{len(found)} folders named {name!r}, in different Unicode forms, are taken as one class"
-        for name, found in sorted(spellings.items())
-        if len(found) > 1
+        f"{count} folders named {name!r}, in different Unicode forms, are taken as one class"
+        for name, count in sorted(Counter(map(clean_text, found)).items())
+        if count > 1
     ]
 
 
